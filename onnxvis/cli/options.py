@@ -1,0 +1,139 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxvis.errors import UsageError
+from onnxvis.model import Model, load
+
+__all__ = [
+    "BatchSize",
+    "ChannelOrder",
+    "Interpolation",
+    "Labels",
+    "Layout",
+    "Mean",
+    "ModelPath",
+    "Output",
+    "PreprocessingChoice",
+    "Provider",
+    "Scale",
+    "Size",
+    "Std",
+    "open_model",
+    "parse_pairs",
+]
+
+_PANEL = "Preprocessing"
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file, as it is deployed.", show_default=False)]
+PreprocessingChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing",
+        metavar="NAME|FILE",
+        help="A preset (imagenet, inception, efficientnet-lite, caffe-bgr, unit, none, ...), a TOML/JSON spec, or a "
+        "Hugging Face preprocessor_config.json. Left out: what stands beside the model or in its metadata; "
+        "never a guess.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Mean per channel, after scaling: 0.485,0.456,0.406.", metavar="NUMBERS", rich_help_panel=_PANEL),
+]
+Std = Annotated[
+    str | None, typer.Option(help="Standard deviation per channel.", metavar="NUMBERS", rich_help_panel=_PANEL)
+]
+Scale = Annotated[
+    float | None, typer.Option(help="Factor on 0..255 pixels, such as 0.00392157 for 1/255.", rich_help_panel=_PANEL)
+]
+Size = Annotated[
+    str | None,
+    typer.Option(help="Input size where the model leaves it free: 224 or 480,640.", metavar="H[,W]", rich_help_panel=_PANEL),
+]
+ChannelOrder = Annotated[str | None, typer.Option(help="rgb, bgr or gray.", rich_help_panel=_PANEL)]
+Layout = Annotated[str | None, typer.Option(help="NCHW or NHWC.", rich_help_panel=_PANEL)]
+Interpolation = Annotated[
+    str | None, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.", rich_help_panel=_PANEL)
+]
+Labels = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="FILE", help="Class names: one a line, or JSON. Left out: metadata, or labels.txt beside the model."),
+]  # fmt: skip
+Provider = Annotated[
+    str | None, typer.Option("--provider", help="cpu, cuda, ... Left out: the best one that works here.")
+]
+Output = Annotated[str | None, typer.Option("--output", help="Which graph output to explain, of several.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures (or perturbed copies) at once.")]
+
+
+def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """Comma-separated numbers.
+
+    Raises:
+        UsageError: something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--{name} takes numbers separated by commas, not {text!r}.") from None
+
+
+def parse_pairs(pairs: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` options of a method; values that look like numbers or true/false become those.
+
+    Raises:
+        UsageError: no ``=`` in one of them.
+    """
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--option takes NAME=VALUE, not {pair!r} (`onnxvis methods NAME` lists the names).")
+        parsed[name.strip().replace("-", "_")] = _value(text.strip())
+    return parsed
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "yes", "on"):
+        return True
+    if text.lower() in ("false", "no", "off"):
+        return False
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def open_model(
+    path: Path,
+    preprocessing: str | None,
+    labels: str | None,
+    provider: str | None,
+    output: str | None,
+    flags: dict[str, Any],
+) -> Model:
+    """Load a model and apply the preprocessing flags."""
+    model = load(path, preprocessing=preprocessing, labels=labels, provider=provider, output=output)
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name in ("mean", "std"):
+        if name in given:
+            given[name] = parse_numbers(given[name], name)
+    if "size" in given:
+        numbers = [int(v) for v in parse_numbers(given["size"], "size") or ()]
+        given["size"] = numbers[0] if len(numbers) == 1 else tuple(numbers)
+    if given:
+        from onnxvis.preprocessing import Preprocessing
+
+        base = model.preprocessing or Preprocessing(source="command-line flags on plain 0..255 pixels")
+        model.preprocessing = base.override(**given)
+    return model

@@ -1,0 +1,39 @@
+"""Why this decision? One file per explanation method, one line here for each.
+
+A method's module is imported when the method is used, so that listing the names costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from onnxvis.errors import UsageError, did_you_mean
+from onnxvis.methods.base import Attribution, LayerChoice, Method, NoOptions, Task, option
+
+__all__ = ["Attribution", "LayerChoice", "Method", "NoOptions", "Task", "get_method", "method_names", "option"]
+
+_MODULES = {
+    "grad-cam": "grad_cam",
+    "saliency": "saliency",
+    "occlusion": "occlusion",
+}
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods, in the order they are listed to people."""
+    return tuple(_MODULES)
+
+
+def get_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        UsageError: there is none; the nearest names are suggested.
+    """
+    key = name.strip().lower().replace("_", "-")
+    if key not in _MODULES:
+        hint = did_you_mean(key, _MODULES)
+        raise UsageError(f"there is no method {name!r}.{hint} The methods: {', '.join(_MODULES)}.")
+    module = importlib.import_module(f"onnxvis.methods.{_MODULES[key]}")
+    method: Method = module.METHOD
+    return method

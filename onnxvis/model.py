@@ -1,0 +1,346 @@
+"""A deployed model: the graph of the file, its preprocessing, its labels, and what can be read from it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from onnxvis.errors import ModelError, OnnxvisError, PreprocessingError
+from onnxvis.graph.canonical import Canonical, canonicalize
+from onnxvis.graph.expose import available_tensors
+from onnxvis.graph.head import Head, Logits, find_head, find_logits
+from onnxvis.graph.layers import Layer, layer_table, resolve_layer
+from onnxvis.graph.receptive import TensorField, receptive_fields
+from onnxvis.labels import Labels, load_labels
+from onnxvis.modelfile import ModelFile, read_model, with_weights
+from onnxvis.preprocessing import Prepared, Preprocessing, resolve
+from onnxvis.runtime.engine import Engine
+from onnxvis.runtime.providers import choose_provider, onnxruntime_module
+from onnxvis.runtime.session import Sessions
+
+if TYPE_CHECKING:
+    from onnxvis.picture import PictureSource
+    from onnxvis.prediction import Prediction
+
+__all__ = ["Model", "TensorSpec", "load"]
+
+_DEFAULT_SIDE = 224
+_IMAGE_RANKS = (4, 3, 2)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A declared input or output.
+
+    Attributes:
+        name: its tensor name.
+        dtype: numpy's name of the element type, "bfloat16" and the like included.
+        shape: per axis a number, the name of a free dimension, or ``None`` where nothing is declared.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+
+class Model:
+    """An ONNX model as it is deployed. Open one with :func:`onnxvis.load`.
+
+    Nothing beyond the file is read until it is asked for: the canonical form, the layers and the
+    torch conversion are made when first needed, and kept.
+
+    Attributes:
+        file: the file as it was found (``file.path``, ``file.sha256``, ``file.proto``).
+        name: the file's name without its ending, or "model".
+        inputs: declared inputs that are not weights.
+        outputs: declared outputs.
+        image_input: the input that takes the picture.
+        labels: names of the classes, with their source.
+        preprocessing: how a picture becomes the input, or ``None`` when nobody said.
+        provider: the execution provider and why.
+    """
+
+    def __init__(
+        self,
+        file: ModelFile,
+        preprocessing: Preprocessing | None,
+        labels: Labels,
+        provider: str | None = None,
+        output: str | None = None,
+        inputs: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.file = file
+        self.name = file.path.stem if file.path else "model"
+        self.preprocessing = preprocessing
+        self.labels = labels
+        self.inputs = _inputs(file.proto)
+        self.outputs = tuple(_spec(value) for value in file.proto.graph.output)
+        self.provider = choose_provider(provider)
+        self._output = output
+        self.image_input = _image_input(self.inputs, inputs or {})
+        self.engine = Engine(
+            file.proto, lambda: self.canonical, self.provider, file.data_folder, self.image_input.name, inputs or {}
+        )
+
+    # --- what the file says ----------------------------------------------------------------------
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the .onnx file."""
+        return self.file.sha256
+
+    @property
+    def producer(self) -> str:
+        """Name and version of the exporter, as it signed the file."""
+        return f"{self.file.proto.producer_name} {self.file.proto.producer_version}".strip() or "not stated"
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        versions = [o.version for o in self.file.proto.opset_import if o.domain in ("", "ai.onnx")]
+        return max(versions, default=0)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata properties."""
+        return {entry.key: entry.value for entry in self.file.proto.metadata_props}
+
+    # --- what follows from the graph -------------------------------------------------------------
+
+    @functools.cached_property
+    def canonical(self) -> Canonical:
+        """The canonical form, with weights in memory."""
+        return canonicalize(with_weights(self.file))
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Concrete shape of every tensor of the canonical graph, measured by running it once on noise."""
+        graph = self.canonical.model
+        sample = np.random.default_rng(0).random(self.example_shape()).astype(np.float32)
+        declared = next(v for v in graph.graph.input if v.name == self.image_input.name)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)
+        names = available_tensors(graph)
+        feeds = {**self.engine.constants, self.image_input.name: sample.astype(dtype)}
+        arrays = Sessions(graph, choose_provider("cpu")).run(feeds, names)
+        return {name: tuple(array.shape) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+
+    @functools.cached_property
+    def logits(self) -> Logits:
+        """The tensor that is explained: the chosen output before its final activation."""
+        return find_logits(self.canonical.model, self._output, self.shapes)
+
+    @functools.cached_property
+    def head(self) -> Head:
+        """How the logits are made from the last feature map."""
+        return find_head(self.canonical.model, self.logits, self.shapes)
+
+    @functools.cached_property
+    def fields(self) -> Mapping[str, TensorField]:
+        """Receptive field of every tensor."""
+        return receptive_fields(self.canonical.model, self.shapes, self.image_input.name, self.layout)
+
+    @functools.cached_property
+    def layers(self) -> list[Layer]:
+        """The table of layers: tensor, operator, shape, parameters, receptive field."""
+        return layer_table(self.canonical.model, self.shapes, self.fields)
+
+    def layer(self, name: str) -> str:
+        """The tensor that a layer name stands for.
+
+        Raises:
+            LayerError: there is none; the nearest names are suggested.
+        """
+        return resolve_layer(name, self.canonical.model, self.layers)
+
+    def in_file(self, tensor: str) -> bool:
+        """Whether a tensor of the canonical graph exists in the deployed graph too."""
+        return tensor not in self.canonical.twins
+
+    # --- input -----------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> str:
+        """"NCHW" or "NHWC": as the preprocessing states it, else read off the declared shape."""
+        if self.preprocessing is not None and self.preprocessing.layout:
+            return self.preprocessing.layout
+        shape = self.image_input.shape
+        channels = (1, 2, 3, 4)
+        last_is_small = len(shape) >= 3 and shape[-1] in channels
+        first_is_small = len(shape) >= 3 and shape[-3] in channels
+        return "NHWC" if last_is_small and not first_is_small else "NCHW"
+
+    def example_shape(self) -> tuple[int, ...]:
+        """One image's input shape, with a number for every free dimension.
+
+        Free height and width come from the preprocessing, else 224 is used for analysis.
+        """
+        shape = self.image_input.shape
+        size = self.preprocessing.size or self.preprocessing.crop_size if self.preprocessing else None
+        height, width = (size, size) if isinstance(size, int) else (size or (_DEFAULT_SIDE, _DEFAULT_SIDE))
+        rank = len(shape)
+        spatial = {rank - 2: height, rank - 1: width} if self.layout == "NCHW" else {rank - 3: height, rank - 2: width}
+        free = {i: spatial.get(i, 3) for i in range(rank)} | {0: 1}
+        if rank < 4:
+            free[0] = 1
+        return tuple(d if isinstance(d, int) and d > 0 else free[i] for i, d in enumerate(shape))
+
+    def prepare(self, image: PictureSource | np.ndarray) -> Prepared:
+        """Turn a picture into the model's input, with the geometry that leads back.
+
+        Args:
+            image: a path, bytes, a PIL image, an ``(H, W[, C]) uint8`` array, or a float array already in
+                the model's input shape, used as it is.
+
+        Raises:
+            PictureError: it is not a picture, or an array of the wrong shape.
+            PreprocessingError: nobody said how to prepare pictures for this model.
+        """
+        from onnxvis.picture import open_picture
+
+        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+            return Prepared.from_array(image, self.image_input.shape, self._dtype(), self.layout)
+        if self.preprocessing is None:
+            from onnxvis.preprocessing import PRESETS
+
+            raise PreprocessingError(
+                f"nothing says how a picture becomes the input of {self.name!r}, and onnxvis does not guess. Pass "
+                f"preprocessing=... (--preprocessing): one of {', '.join(PRESETS)}, or a TOML/JSON file. "
+                "`onnxvis inspect MODEL IMAGE` shows what the model predicts under each preset."
+            )
+        return self.preprocessing.prepare(open_picture(image), self.image_input.shape, self._dtype())
+
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.image_input.dtype)
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def predict(
+        self, images: PictureSource | Sequence[PictureSource], top: int = 5, batch_size: int = 8
+    ) -> Prediction | list[Prediction]:
+        """What the deployed file answers: one :class:`~onnxvis.prediction.Prediction` per image.
+
+        Args:
+            images: one image or a list of them (see :meth:`prepare`).
+            top: how many classes to name.
+            batch_size: images at once, where the graph allows it.
+        """
+        from onnxvis.prediction import predict
+
+        several = isinstance(images, list | tuple)
+        prepared = [self.prepare(image) for image in (images if several else [images])]  # type: ignore[list-item,union-attr]
+        answers = predict(self, [p.tensor for p in prepared], top, batch_size)
+        return answers if several else answers[0]
+
+    def gradient_refusal(self) -> str | None:
+        """Why gradients cannot be had on this file, or ``None`` when they can."""
+        try:
+            self.engine.backend()
+        except OnnxvisError as error:
+            return str(error)
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for manifests and reports: what this model is."""
+        return {
+            "name": self.name,
+            "path": str(self.file.path) if self.file.path else None,
+            "sha256": self.sha256,
+            "external_data": dict(self.file.external),
+            "producer": self.producer,
+            "opset": self.opset,
+            "ir_version": self.file.proto.ir_version,
+            "inputs": [str(spec) for spec in self.inputs],
+            "outputs": [str(spec) for spec in self.outputs],
+            "labels": self.labels.source,
+            "provider": self.provider.name,
+            "provider_reason": self.provider.reason,
+            "onnxruntime": onnxruntime_module().__version__,
+        }
+
+    def __repr__(self) -> str:
+        return f"<onnxvis.Model {self.name!r} {self.image_input} -> {', '.join(map(str, self.outputs))}>"
+
+
+def load(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    preprocessing: str | os.PathLike[str] | Mapping[str, Any] | Preprocessing | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | Mapping[Any, str] | None = None,
+    provider: str | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+) -> Model:
+    """Open an ONNX model.
+
+    Args:
+        source: path, bytes or ``ModelProto``.
+        preprocessing: a preset's name, a TOML or JSON file, a mapping or a value. ``None`` looks beside the
+            model and in its metadata; when nothing is found there, pictures are refused, never guessed.
+        labels: a file, a list or a mapping of class names; ``None`` looks in the metadata and beside the model.
+        provider: execution provider; ``None`` takes the best one that works.
+        output: which graph output to explain; ``None`` chooses by structure and says why.
+        inputs: values of the other inputs, for a model with several.
+
+    Raises:
+        OnnxvisError: the file, the preprocessing, the labels or the provider is not usable.
+    """
+    file = read_model(source)
+    metadata = {entry.key: entry.value for entry in file.proto.metadata_props}
+    return Model(
+        file,
+        resolve(preprocessing, file.path, metadata),
+        load_labels(labels, metadata, file.path),
+        provider,
+        output,
+        inputs,
+    )
+
+
+def _inputs(proto: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    weights = {t.name for t in proto.graph.initializer} | {t.values.name for t in proto.graph.sparse_initializer}
+    return tuple(_spec(value) for value in proto.graph.input if value.name not in weights)
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if not tensor.elem_type:
+        return TensorSpec(value.name, value.type.WhichOneof("value") or "undeclared", ())
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{value.name!r} has an element type that onnx does not know ({tensor.elem_type}).") from error
+    dims: list[int | str | None] = []
+    for dim in tensor.shape.dim:
+        kind = dim.WhichOneof("value")
+        dims.append(dim.dim_value if kind == "dim_value" else (dim.dim_param or None))
+    return TensorSpec(value.name, dtype, tuple(dims))
+
+
+def _image_input(inputs: Sequence[TensorSpec], constants: Mapping[str, np.ndarray]) -> TensorSpec:
+    unknown = [name for name in constants if name not in {spec.name for spec in inputs}]
+    if unknown:
+        raise ModelError(f"the model has no input {unknown[0]!r}; its inputs: {', '.join(map(str, inputs))}.")
+    open_inputs = [spec for spec in inputs if spec.name not in constants]
+    pictures = [s for rank in _IMAGE_RANKS for s in open_inputs if len(s.shape) == rank and s.dtype != "int64"]
+    if not pictures:
+        raise ModelError(
+            "the model has no input that could take a picture (a tensor of 4 axes); its inputs: "
+            f"{', '.join(map(str, inputs)) or 'none'}."
+        )
+    rest = [spec for spec in open_inputs if spec is not pictures[0]]
+    if rest:
+        raise ModelError(
+            f"besides the picture {str(pictures[0])!r} the model needs {', '.join(map(str, rest))}. "
+            "Pass their values: load(..., inputs={name: array})."
+        )
+    return pictures[0]

@@ -1,0 +1,257 @@
+"""Everything that runs for one model: the deployed graph, its parts, and gradients.
+
+Predictions and forward-only methods run the file as it is; gradients run the canonical twin, and
+:mod:`onnxvis.runtime.parity` compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxvis.errors import ModelError, OnnxvisError
+from onnxvis.graph.canonical import Canonical
+from onnxvis.runtime.batching import BatchPlan, free_batch, verify_batch
+from onnxvis.runtime.gradients import GradientBackend, Gradients
+from onnxvis.runtime.parity import GradientCheck, Parity, check_gradient, output_error
+from onnxvis.runtime.providers import Provider
+from onnxvis.runtime.session import Sessions
+
+__all__ = ["Engine"]
+
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+
+
+class Engine:
+    """Runs one deployed graph and differentiates its canonical twin.
+
+    Args:
+        deployed: the graph of the file (weights possibly external).
+        canonical: returns the canonical form with weights in memory; called when first needed.
+        provider: the execution provider.
+        data_folder: of external weights.
+        image_input: name of the input that takes the image.
+        constants: values of the other inputs, fed at every run.
+    """
+
+    def __init__(
+        self,
+        deployed: onnx.ModelProto,
+        canonical: Callable[[], Canonical],
+        provider: Provider,
+        data_folder: Path | None,
+        image_input: str,
+        constants: Mapping[str, np.ndarray],
+    ) -> None:
+        self.provider = provider
+        self.image_input = image_input
+        self.constants = dict(constants)
+        self._canonical = canonical
+        self._deployed = deployed
+        self._plain = Sessions(deployed, provider, data_folder)
+        self._batched = self._plain
+        self._plan: BatchPlan | None = None
+        self._data_folder = data_folder
+        self._backends: dict[bool, GradientBackend] = {}
+        self._checked: dict[tuple[str, ...], GradientCheck | None] = {}
+        self.quantized = any(n.op_type in QUANTIZED or n.op_type.startswith("QLinear") for n in deployed.graph.node)
+
+    # --- forward ---------------------------------------------------------------------------------
+
+    def batch_plan(self, sample: np.ndarray) -> BatchPlan:
+        """How batches run on this graph; found and verified once, on noisy copies of ``sample`` ``(1, ...)``."""
+        if self._plan is None:
+            declared = next(v for v in self._deployed.graph.input if v.name == self.image_input)
+            dims = declared.type.tensor_type.shape.dim
+            fixed = dims[0].dim_value if len(dims) and dims[0].HasField("dim_value") else 0
+            if fixed:
+                sessions = Sessions(free_batch(self._deployed, self.image_input), self.provider, self._data_folder)
+                plan = BatchPlan("freed", f"the file fixes the batch at {fixed}; made free by editing the input", fixed)
+            else:
+                sessions = self._plain
+                plan = BatchPlan("free", "the file leaves the batch free", 0)
+            failure = verify_batch(
+                lambda x: self._merged(self._run_whole(sessions, x, ())),
+                lambda x: self._merged(self._forward_fixed(x, (), fixed)),
+                sample,
+            )
+            if failure is None:
+                self._batched = sessions
+            else:
+                plan = BatchPlan("looped", f"{plan.reason}, but {failure}: images run one by one", fixed)
+            self._plan = plan
+        return self._plan
+
+    def forward(self, x: np.ndarray, tensors: Sequence[str] = (), batch_size: int = 8) -> dict[str, np.ndarray]:
+        """Run the deployed graph on a batch and return tensors by name.
+
+        Args:
+            x: images ``(N, ...)`` in the dtype of the model's input.
+            tensors: what to return; none means the graph's own outputs, from the unedited session.
+            batch_size: how many images run at once, where the graph allows batches.
+
+        Raises:
+            ModelError: the graph cannot run on this input, or a tensor has no batch axis.
+        """
+        if len(x) == 1:
+            fixed = self._fixed_batch()
+            return self._forward_fixed(x, tensors, fixed)
+        plan = self.batch_plan(x[:1])
+        if plan.kind == "looped":
+            return self._forward_fixed(x, tensors, plan.fixed)
+        chunks = [self._run_whole(self._batched, x[i : i + batch_size], tensors) for i in range(0, len(x), batch_size)]
+        return _joined(chunks)
+
+    def tail(self, feeds: Mapping[str, np.ndarray], output: str, batch_size: int = 8) -> np.ndarray:
+        """Run the deployed graph from intermediate tensors to ``output``.
+
+        Args:
+            feeds: tensors at the cut, all with the same number of rows ``M``; the image input may be
+                among them, with ``M`` rows or one, where the part still needs it.
+            output: the tensor to compute.
+            batch_size: rows at once.
+
+        Returns:
+            ``output`` for every row, ``(M, ...)``.
+        """
+        rows = max(len(a) for n, a in feeds.items() if n != self.image_input or len(feeds) == 1)
+        names = tuple(n for n in feeds if n != self.image_input)
+        one_by_one = rows > 1 and self.batch_plan_known_looped()
+        step = 1 if one_by_one else batch_size
+        parts = []
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            part = {n: a[start:stop] if len(a) == rows else np.repeat(a, stop - start, axis=0) for n, a in feeds.items()}
+            parts.append(self._batched.run({**self.constants, **part}, (output,), names)[output])
+        return np.concatenate(parts)
+
+    def batch_plan_known_looped(self) -> bool:
+        """Whether batches are known not to work on this graph."""
+        return self._plan is not None and self._plan.kind == "looped"
+
+    def _fixed_batch(self) -> int:
+        declared = next(v for v in self._deployed.graph.input if v.name == self.image_input)
+        dims = declared.type.tensor_type.shape.dim
+        return int(dims[0].dim_value) if len(dims) and dims[0].HasField("dim_value") else 0
+
+    def _forward_fixed(self, x: np.ndarray, tensors: Sequence[str], fixed: int) -> dict[str, np.ndarray]:
+        """Run image by image on the unedited graph; a fixed batch above 1 is filled with copies."""
+        chunks = []
+        for row in range(len(x)):
+            one = x[row : row + 1]
+            result = self._run_whole(self._plain, np.repeat(one, fixed, axis=0) if fixed > 1 else one, tensors)
+            chunks.append({n: a[:1] if fixed > 1 else a for n, a in result.items()})
+        return _joined(chunks)
+
+    def _run_whole(self, sessions: Sessions, x: np.ndarray, tensors: Sequence[str]) -> dict[str, np.ndarray]:
+        return sessions.run({**self.constants, self.image_input: x}, tensors)
+
+    @staticmethod
+    def _merged(results: Mapping[str, np.ndarray]) -> np.ndarray:
+        rows = [a.reshape(len(a), -1).astype(np.float64) for a in results.values() if a.ndim and a.dtype.kind == "f"]
+        if not rows:
+            raise ModelError("the model has no output of floating-point numbers, so there is nothing to explain.")
+        return np.concatenate(rows, axis=1)
+
+    # --- gradients -------------------------------------------------------------------------------
+
+    def gradients(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        output: str,
+        cotangents: Sequence[np.ndarray],
+        wrt: Sequence[str],
+        rule: str = "backprop",
+        float64: bool = False,
+    ) -> Gradients:
+        """Vector-Jacobian products of the canonical graph; see :mod:`onnxvis.runtime.gradients`."""
+        return self.backend(float64).vjp({**self.constants, **feeds}, output, cotangents, wrt, rule)
+
+    def backend(self, float64: bool = False) -> GradientBackend:
+        """The gradient backend, built when first needed.
+
+        Raises:
+            ConversionError: the graph cannot be differentiated.
+        """
+        if float64 not in self._backends:
+            from onnxvis.runtime.torch_gradients import TorchGradients
+
+            device = "cuda" if self.provider.short in ("cuda", "tensorrt") else "cpu"
+            self._backends[float64] = TorchGradients(self._canonical().model, device, float64)
+        return self._backends[float64]
+
+    def parity(
+        self,
+        converted: np.ndarray,
+        deployed: np.ndarray,
+        check: Callable[[], GradientCheck | None] | None,
+        key: tuple[str, ...],
+        float64: bool = False,
+    ) -> Parity:
+        """The parity record of one image.
+
+        Args:
+            converted: logits of the converted model.
+            deployed: logits of the deployed graph, on the same input.
+            check: makes the finite-difference check; run once for each ``key`` (a gradient's tensors) and
+                then reused, since it costs several forward passes.
+            key: what was differentiated with respect to what.
+            float64: whether the converted model ran in double precision.
+        """
+        backend = self.backend(float64)
+        if key not in self._checked:
+            self._checked[key] = check() if check is not None else None
+        name = f"{backend.name} (float64)" if float64 else backend.name
+        return Parity(name, output_error(converted, deployed), gradient=self._checked[key])
+
+    def difference_check(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        wrt: str,
+        output: str,
+        cotangent: np.ndarray,
+        gradient: np.ndarray,
+        on: str,
+    ) -> GradientCheck | None:
+        """Finite differences of the deployed graph around ``feeds[wrt]``.
+
+        Args:
+            feeds: one image's tensors at the cut, one row each.
+            wrt: the one to move.
+            output: the differentiated tensor.
+            cotangent: d score / d output, of one row's shape.
+            gradient: d score / d ``wrt``, one row.
+            on: words for the record.
+        """
+
+        base = self._tail_rows(dict(feeds), output)
+        magnitude = float(np.abs(base).max(initial=0.0))
+
+        def score(points: np.ndarray) -> np.ndarray:
+            values = self._tail_rows({**feeds, wrt: points}, output)
+            flat = values.reshape(len(values), -1).astype(np.float64)
+            return np.asarray(flat @ np.asarray(cotangent, np.float64).reshape(-1))
+
+        return check_gradient(score, feeds[wrt][0], gradient, magnitude, on)
+
+    def _tail_rows(self, feeds: Mapping[str, np.ndarray], output: str) -> np.ndarray:
+        if set(feeds) == {self.image_input}:
+            return self.forward(feeds[self.image_input], (output,))[output]
+        try:
+            return self.tail(feeds, output)
+        except OnnxvisError:
+            rows = max(len(a) for a in feeds.values())
+            singles = [{n: a[i : i + 1] if len(a) == rows else a for n, a in feeds.items()} for i in range(rows)]
+            return np.concatenate([self.tail(single, output) for single in singles])
+
+
+def _joined(chunks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if len(chunks) == 1:
+        return dict(chunks[0])
+    scalars = [n for n, a in chunks[0].items() if a.ndim == 0]
+    if scalars:
+        raise ModelError(f"tensor {scalars[0]!r} has no batch axis, so it cannot be computed for several images.")
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

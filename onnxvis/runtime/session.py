@@ -1,0 +1,106 @@
+"""onnxruntime sessions: created once per set of outputs, cached, with clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxvis.errors import ModelError, UnsupportedOperatorError
+from onnxvis.graph.cut import cut
+from onnxvis.graph.expose import expose
+from onnxvis.runtime.providers import Provider, onnxruntime_module, provider_arguments
+
+__all__ = ["Sessions", "open_session"]
+
+_DATA_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
+
+def open_session(
+    model: onnx.ModelProto | bytes, provider: Provider, data_folder: Path | None = None, optimize: bool = True
+) -> Any:
+    """An ``onnxruntime.InferenceSession`` for a graph in memory.
+
+    Args:
+        model: the graph.
+        provider: where it runs.
+        data_folder: folder of external weights, if it has any.
+        optimize: onnxruntime's graph optimizations (all, or none).
+
+    Raises:
+        UnsupportedOperatorError: onnxruntime has no kernel for an operator, or does not know it.
+        ModelError: the graph is invalid.
+    """
+    ort = onnxruntime_module()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors reach the user once, as an exception
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if data_folder is not None:
+        options.add_session_config_entry(_DATA_FOLDER_KEY, str(data_folder))
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    try:
+        return ort.InferenceSession(data, options, providers=provider_arguments(provider.name))
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes
+        raise translate(error, "onnxruntime cannot load the model") from error
+
+
+def translate(error: Exception, what: str) -> ModelError:
+    """One of our errors for one of onnxruntime's, with its first line."""
+    text = " ".join(str(error).split())
+    for noise in ("[ONNXRuntimeError] : ", "Load model from  failed:"):
+        text = text.replace(noise, "")
+    text = text[:600]
+    lowered = text.lower()
+    if "not a registered function/op" in lowered or "not_implemented" in lowered or "no opset import" in lowered:
+        return UnsupportedOperatorError(
+            f"{what}: an operator is not known to this onnxruntime build ({text}). Export the model without "
+            "custom operators, or install the onnxruntime build that it was made for."
+        )
+    return ModelError(f"{what}: {text}")
+
+
+class Sessions:
+    """All sessions of one deployed graph, by the tensors that go in and come out.
+
+    The unedited session (``run()`` with no tensors) is the one that predicts: exposing tensors can
+    switch off fusions, and in an int8 model that moves its answer by the rounding.
+    """
+
+    def __init__(self, model: onnx.ModelProto, provider: Provider, data_folder: Path | None = None) -> None:
+        self.model = model
+        self.provider = provider
+        self.data_folder = data_folder
+        self._cache: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+
+    def get(self, outputs: Sequence[str] = (), inputs: Sequence[str] = ()) -> Any:
+        """The session that computes ``outputs`` (none: the graph's own) from ``inputs`` (none: the graph's own).
+
+        Raises:
+            LayerError: a tensor does not exist or cannot be exposed.
+            ModelError: onnxruntime refuses the edited graph.
+        """
+        key = (tuple(outputs), tuple(inputs))
+        if key not in self._cache:
+            model = self.model
+            if inputs:
+                model = cut(model, inputs, outputs)
+            elif outputs:
+                model = expose(model, outputs)
+            self._cache[key] = open_session(model, self.provider, self.data_folder)
+        return self._cache[key]
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = (), inputs: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Run and return arrays by tensor name. Feeds that the graph does not take are left out."""
+        session = self.get(outputs, inputs)
+        taken = {value.name: feeds[value.name] for value in session.get_inputs() if value.name in feeds}
+        try:
+            results = session.run(None, taken)
+        except Exception as error:  # as above
+            raise translate(error, "onnxruntime cannot run the model on this input") from error
+        return {value.name: array for value, array in zip(session.get_outputs(), results, strict=True)}

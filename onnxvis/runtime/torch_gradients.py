@@ -1,0 +1,103 @@
+"""Gradients through the torch conversion of the canonical graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from onnxvis.errors import ConversionError
+from onnxvis.runtime.gradients import Gradients
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["TorchGradients"]
+
+
+class TorchGradients:
+    """The torch backend: converted once, on the GPU when the model runs there."""
+
+    name = "torch"
+
+    def __init__(self, model: onnx.ModelProto, device: str = "cpu", float64: bool = False) -> None:
+        """Convert.
+
+        Args:
+            model: the graph in the canonical dialect, weights in memory.
+            device: ``cpu`` or ``cuda``.
+            float64: compute in double precision (for checks; several times slower).
+
+        Raises:
+            ConversionError: an operator has no converter; all of them are named.
+        """
+        import torch
+
+        from onnxvis.converters import convert
+
+        self._dtype = torch.float64 if float64 else torch.float32
+        self._device = torch.device(device)
+        self._graph = convert(model)
+        self._graph.to_dtype(self._dtype)
+        self._graph.to(self._device)
+
+    def vjp(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        output: str,
+        cotangents: Sequence[np.ndarray],
+        wrt: Sequence[str],
+        rule: str = "backprop",
+    ) -> Gradients:
+        """See :class:`~onnxvis.runtime.gradients.GradientBackend`."""
+        import torch
+
+        from onnxvis.converters import ReluRule
+
+        tensors = {name: self._tensor(array) for name, array in feeds.items()}
+        for name in wrt:
+            if name in tensors:
+                tensors[name].requires_grad_(True)
+        fetch = list(dict.fromkeys([output, *wrt]))
+        with torch.enable_grad():
+            results = self._graph(tensors, fetch, relu=ReluRule(rule), watch=[n for n in wrt if n not in tensors])
+        score = results[output]
+        if not score.requires_grad:
+            raise ConversionError(
+                f"{output!r} does not depend differentiably on {', '.join(map(repr, wrt))}: an operator between them "
+                "has no derivative. A perturbation method (occlusion) needs none."
+            )
+        variables = [results[name] for name in wrt]
+        grads = []
+        for number, cotangent in enumerate(cotangents):
+            seed = self._tensor(np.asarray(cotangent)).reshape(score.shape)
+            more = number + 1 < len(cotangents)
+            found = torch.autograd.grad(score, variables, seed, retain_graph=more, allow_unused=True)
+            grads.append(
+                {
+                    name: self._array(torch.zeros_like(v) if g is None else g)
+                    for name, v, g in zip(wrt, variables, found, strict=True)
+                }
+            )
+        values = {name: self._array(results[name]) for name in wrt}
+        return Gradients(self._array(score), values, grads, self._notes(rule))
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        import torch
+
+        tensor = torch.from_numpy(np.array(array, copy=True)).to(self._device)
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    @staticmethod
+    def _array(tensor: torch.Tensor) -> np.ndarray:
+        return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+    def _notes(self, rule: str) -> tuple[str, ...]:
+        if rule == "backprop":
+            return ()
+        plain = sorted({a.op_type for a in self._graph.activations if a.treatment != "rule"})
+        ruled = sum(a.treatment == "rule" for a in self._graph.activations)
+        note = f"the {rule} rule acts at {ruled} rectifiers"
+        return (note + (f"; {', '.join(plain)} keep their ordinary derivative" if plain else ""),)
