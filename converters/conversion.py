@@ -56,6 +56,7 @@ class _Converter:
 
     def graph(self, graph: onnx.GraphProto, outer: Mapping[str, Tensor]) -> TorchGraph:
         """Convert a graph; ``outer`` are constants visible from an enclosing graph."""
+        _refuse_other_values(graph)
         self._types.update(_element_types(graph))
         own = self._constants(graph)
         scope = {**outer, **own}
@@ -143,6 +144,15 @@ class _Converter:
     def _body(self, body: onnx.GraphProto, scope: Mapping[str, Tensor]) -> tuple[TorchGraph, tuple[str, ...]]:
         module = self.graph(body, scope)
         return module, module.captured_names
+
+
+def _refuse_other_values(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output):
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise ConversionError(
+                f"{value.name!r} is not a tensor but a value of {kind}; only tensors are supported."
+            )
 
 
 def _element_types(graph: onnx.GraphProto) -> dict[str, int]:

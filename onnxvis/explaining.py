@@ -162,10 +162,7 @@ def _layer_choice(model: Model, name: str | None) -> LayerChoice:
         tensor, reason = model.layer(name), f"asked for as {name!r}"
         channel, spatial = _axes(model, tensor)
     if not model.in_file(tensor):
-        raise LayerError(
-            f"layer {tensor!r} exists only in the rewritten graph, not in the file, so the deployed model cannot be "
-            "asked for it. Choose another one with --layer."
-        )
+        reason += " (it exists only in the rewritten graph, and is computed there)"
     return LayerChoice(tensor, reason, channel, spatial)
 
 
@@ -260,7 +257,7 @@ def _explanation(
             found.parity.require()
         if not found.parity.passed:
             notes.insert(0, "UNVERIFIED: the converted model disagrees with the deployed one; see parity")
-        if found.parity.gradient is None:
+        if found.parity.gradient is None and not found.parity.note:
             notes.append("no finite-difference check of the gradient could be made (the gradient is zero here)")
     if not np.isfinite(found.values).any():
         notes.append("no value of the map is finite")

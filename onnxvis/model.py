@@ -185,7 +185,7 @@ class Model:
         Free height and width come from the preprocessing, else 224 is used for analysis.
         """
         shape = self.image_input.shape
-        size = self.preprocessing.size or self.preprocessing.crop_size if self.preprocessing else None
+        size = (self.preprocessing.crop_size or self.preprocessing.size) if self.preprocessing else None
         height, width = (size, size) if isinstance(size, int) else (size or (_DEFAULT_SIDE, _DEFAULT_SIDE))
         rank = len(shape)
         spatial = {rank - 2: height, rank - 1: width} if self.layout == "NCHW" else {rank - 3: height, rank - 2: width}

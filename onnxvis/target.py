@@ -57,6 +57,10 @@ class Score:
         flat = logits.reshape(len(logits), -1).astype(np.float64)
         return np.asarray(flat @ self.cotangent.reshape(-1))
 
+    def derivative(self, logits: np.ndarray) -> np.ndarray:
+        """d score / d logits at one image's logits: the cotangent, unless the score is a callable."""
+        return self.cotangent if self.function is None else _callable_cotangent(self.function, logits)
+
 
 def resolve(spec: TargetSpec, logits: np.ndarray, labels: Labels, class_axis: int = 0) -> list[Score]:
     """The scores that a target stands for on one image.

@@ -105,7 +105,10 @@ def _count(sizes: Sequence[int]) -> int:
 
 def slice_axis(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
     """``x[start:end:step]`` along an axis with ONNX's clamping; ``step`` may be negative."""
-    places = range(*slice(start, end, step).indices(x.shape[axis]))
+    size = x.shape[axis]
+    first, last, _ = slice(start, end, step).indices(size)
+    # Unlike Python, ONNX moves a start that lies before the axis to its first place even when walking back.
+    places = range(max(first, 0), last, step) if size else range(0)
     if len(places) == 0:
         return x.narrow(axis, 0, 0)
     low, high = (places[0], places[-1]) if step > 0 else (places[-1], places[0])

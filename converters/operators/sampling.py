@@ -1,4 +1,4 @@
-"""Sampling at computed positions: GridSample, AffineGrid, RoiAlign."""
+"""Sampling at computed positions: GridSample, AffineGrid, RoiAlign, DeformConv."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxvis.converters.registry import Node, Operator, converter, operator
+from onnxvis.converters.windows import read_window
 
 __all__: list[str] = []
 
@@ -64,6 +65,38 @@ def _roi_align(node: Node) -> Operator:
         return torch.stack(pooled) if pooled else x.new_zeros(0, x.shape[1], rows, columns)
 
     return operator(node, run, host=(1, 2))
+
+
+@converter("DeformConv")
+def _deformable_convolution(node: Node) -> Operator:
+    window, groups, parts = read_window(node), node.attr("group", 1), node.attr("offset_group", 1)
+
+    def run(
+        x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        n, channels, *spatial = x.shape
+        full = window.for_rank(2, tuple(weight.shape[2:]))
+        pads, (rows, columns), cells = full.resolved_pads(spatial), offset.shape[2:], math.prod(full.kernel)
+        shifts = offset.reshape(n * parts, cells, 2, rows, columns)
+        grid = []
+        for axis, count in ((1, columns), (0, rows)):
+            base = torch.arange(count, device=x.device) * full.strides[axis] - pads[axis][0]
+            tap = torch.arange(full.kernel[axis], device=x.device) * full.dilations[axis]
+            taps = tap.repeat(full.kernel[0]) if axis == 1 else tap.repeat_interleave(full.kernel[1])
+            base = base if axis == 1 else base[:, None]
+            place = shifts[:, :, axis] + taps[:, None, None] + base
+            grid.append((2 * place + 1) / spatial[axis] - 1)
+        points = torch.stack(grid, dim=-1).reshape(n * parts, cells * rows, columns, 2)
+        taken = functional.grid_sample(x.reshape(n * parts, -1, *spatial), points, "bilinear", "zeros", False)
+        taken = taken.reshape(n, parts, channels // parts, cells, rows, columns)
+        if mask is not None:
+            taken = taken * mask.reshape(n, parts, 1, cells, rows, columns)
+        taken = taken.reshape(n, groups, channels // groups, cells, rows, columns)
+        kernels = weight.reshape(groups, weight.shape[0] // groups, channels // groups, cells)
+        out = torch.einsum("ngckhw,gock->ngohw", taken, kernels).reshape(n, -1, rows, columns)
+        return out if bias is None else out + bias.reshape(-1, 1, 1)
+
+    return operator(node, run)
 
 
 def _bins(start: float, span: float, bins: int, ratio: int, size: int) -> Tensor:

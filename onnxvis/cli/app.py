@@ -135,6 +135,26 @@ def explain(
 
 
 @app.command()
+def check(
+    model: o.ModelPath,
+    image: Annotated[
+        str | None, typer.Argument(help="A picture to try it on (else smooth noise).", show_default=False)
+    ] = None,
+    preprocessing: o.PreprocessingChoice = None,
+    provider: o.Provider = None,
+    output: o.Output = None,
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Try out what works on this file: every method, parity of outputs and gradients, batch, speed.
+
+    Run it first on a new file, and paste it into a bug report.
+    """
+    from onnxvis.cli.check import run_check
+
+    raise typer.Exit(run_check(o.open_model(model, preprocessing, None, provider, output, {}), image, json))
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method: its options, source and caution.")] = None,
 ) -> None:

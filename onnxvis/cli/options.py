@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxvis.errors import UsageError
-from onnxvis.model import Model, load
+
+if TYPE_CHECKING:
+    from onnxvis.model import Model
 
 __all__ = [
     "BatchSize",
@@ -123,6 +125,8 @@ def open_model(
     flags: dict[str, Any],
 ) -> Model:
     """Load a model and apply the preprocessing flags."""
+    from onnxvis.model import load
+
     model = load(path, preprocessing=preprocessing, labels=labels, provider=provider, output=output)
     given = {name: value for name, value in flags.items() if value is not None}
     for name in ("mean", "std"):

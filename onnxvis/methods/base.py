@@ -156,6 +156,7 @@ class Method:
         needs_gradient: whether it differentiates the canonical graph.
         uses_layer: whether it works at a layer.
         caution: when it misleads, in one sentence.
+        quick: options that make a cheap trial run, for ``onnxvis check``.
     """
 
     name: str
@@ -167,6 +168,7 @@ class Method:
     needs_gradient: bool = False
     uses_layer: bool = False
     caution: str = ""
+    quick: Mapping[str, Any] = field(default_factory=dict)
 
     def parse_options(self, given: Mapping[str, Any]) -> Any:
         """An instance of the options class.

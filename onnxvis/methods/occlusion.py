@@ -18,7 +18,7 @@ import numpy as np
 from onnxvis.errors import UsageError
 from onnxvis.kernels.occlusion import OcclusionBatches, Window, mean_drop, windows
 from onnxvis.methods.base import Attribution, Method, Task, option
-from onnxvis.methods.saliency import channels_first
+from onnxvis.methods.layout import channels_first
 from onnxvis.preprocessing import Prepared
 
 __all__ = ["METHOD", "OcclusionOptions"]
@@ -164,5 +164,6 @@ METHOD = Method(
     paper="Zeiler & Fergus, ECCV 2014",
     attribute=attribute,
     options=OcclusionOptions,
+    quick={"window": 10**6},
     caution="The answer depends on the window's size and on what covers it; parts that stand in for each other hide.",
 )

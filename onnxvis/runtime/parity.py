@@ -74,6 +74,7 @@ class Parity:
         output_tolerance: the largest error that passes.
         gradient: the finite-difference check, where one was made.
         gradient_tolerance: the largest relative disagreement that passes.
+        note: why there is no finite-difference check, where there is none.
     """
 
     backend: str
@@ -81,6 +82,7 @@ class Parity:
     output_tolerance: float = OUTPUT_TOLERANCE
     gradient: GradientCheck | None = None
     gradient_tolerance: float = GRADIENT_TOLERANCE
+    note: str = ""
 
     @property
     def passed(self) -> bool:
@@ -93,6 +95,8 @@ class Parity:
         text = f"{self.backend} vs onnxruntime: outputs {self.output_error:.1e} relative"
         if self.gradient is not None:
             text += f", gradient {self.gradient.error:.1e} by finite differences ({self.gradient.on})"
+        elif self.note:
+            text += f", gradient not checked ({self.note})"
         return text + ("" if self.passed else " - ABOVE TOLERANCE, UNVERIFIED")
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +107,8 @@ class Parity:
             "output_error": self.output_error,
             "output_tolerance": self.output_tolerance,
         }
+        if self.note:
+            data["note"] = self.note
         if self.gradient is not None:
             data["gradient"] = {
                 "error": self.gradient.error,

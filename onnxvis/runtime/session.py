@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from onnxvis.errors import ModelError, UnsupportedOperatorError
 from onnxvis.graph.cut import cut
@@ -70,34 +71,49 @@ class Sessions:
     switch off fusions, and in an int8 model that moves its answer by the rounding.
     """
 
-    def __init__(self, model: onnx.ModelProto, provider: Provider, data_folder: Path | None = None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, provider: Provider, data_folder: Path | None = None, optimize: bool = True
+    ) -> None:
         self.model = model
+        self.optimize = optimize
         self.provider = provider
         self.data_folder = data_folder
-        self._cache: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+        self._cache: dict[tuple[tuple[str, ...], tuple[tuple[str, int, int], ...]], Any] = {}
 
-    def get(self, outputs: Sequence[str] = (), inputs: Sequence[str] = ()) -> Any:
+    def get(self, outputs: Sequence[str] = (), inputs: Mapping[str, np.ndarray] | None = None) -> Any:
         """The session that computes ``outputs`` (none: the graph's own) from ``inputs`` (none: the graph's own).
+
+        Args:
+            outputs: tensors to compute.
+            inputs: tensors at which the graph is cut, with an array each that tells type and rank.
 
         Raises:
             LayerError: a tensor does not exist or cannot be exposed.
             ModelError: onnxruntime refuses the edited graph.
         """
-        key = (tuple(outputs), tuple(inputs))
+        cuts = tuple((n, helper.np_dtype_to_tensor_dtype(a.dtype), a.ndim) for n, a in (inputs or {}).items())
+        key = (tuple(outputs), cuts)
         if key not in self._cache:
             model = self.model
-            if inputs:
-                model = cut(model, inputs, outputs)
+            if cuts:
+                types = {name: (kind, [None] * rank) for name, kind, rank in cuts}
+                model = cut(model, tuple(types), outputs, types)
             elif outputs:
                 model = expose(model, outputs)
-            self._cache[key] = open_session(model, self.provider, self.data_folder)
+            self._cache[key] = open_session(model, self.provider, self.data_folder, self.optimize)
         return self._cache[key]
 
     def run(
         self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = (), inputs: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Run and return arrays by tensor name. Feeds that the graph does not take are left out."""
-        session = self.get(outputs, inputs)
+        """Run and return arrays by tensor name. Feeds that the graph does not take are left out.
+
+        Args:
+            feeds: arrays by tensor name.
+            outputs: tensors to compute; none means the graph's own outputs.
+            inputs: those of ``feeds`` at which the graph is cut.
+        """
+        session = self.get(outputs, {name: feeds[name] for name in inputs})
         taken = {value.name: feeds[value.name] for value in session.get_inputs() if value.name in feeds}
         try:
             results = session.run(None, taken)

@@ -15,20 +15,22 @@ import torch
 from onnxvis.converters import convert
 from onnxvis.errors import ConversionError, UnsupportedOperatorError
 
-OPERATORS = """
+_NAMES = """
 Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
-BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Col2Im Compress Concat Constant
-ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumProd CumSum DeformConv DepthToSpace DequantizeLinear Det Div
-Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND
-Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish
-Hardmax Identity If InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
-LogSoftmax Loop LpNormalization LpPool MatMul MatMulInteger Max MaxPool MaxUnpool Mean MeanVarianceNormalization Min
-Mish Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization
-RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign Round Scatter ScatterElements ScatterND Selu Shape Shrink
-Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh
-ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
-""".split()
+BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Col2Im Compress Concat
+Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumProd CumSum DeformConv DepthToSpace
+DequantizeLinear Det Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU
+Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample
+GroupNormalization HardSigmoid HardSwish Hardmax Identity If InstanceNormalization IsInf IsNaN LRN LSTM
+LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool MatMul MatMulInteger Max
+MaxPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu
+Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1 ReduceL2
+ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
+Resize ReverseSequence RoiAlign Round Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh
+Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile
+TopK Transpose Trilu Unsqueeze Upsample Where Xor
+"""
+OPERATORS = _NAMES.split()
 
 REFUSED = {
     "test_batchnorm_*_training_mode*": "training mode",
@@ -43,17 +45,25 @@ REFUSED = {
     "test_if_seq": "sequences of tensors",
     "test_loop13_seq": "sequences of tensors",
     "test_loop16_seq_none": "sequences of tensors",
-    "test_quantizelinear_*e*m*": "float types whose rounding is not imitated",
+    "test_quantizelinear_e[45]m*": "float types whose rounding is not imitated",
+    "test_quantizelinear_float4e2m1": "float types whose rounding is not imitated",
     "test_quantizelinear_*int2": "types that torch does not have",
     "test_roialign_mode_max": "mode max takes the maximum of weighted corners, not of samples",
     "test_training_dropout*": "training mode",
 }
 DIFFERENT = {
-    "test_resize_downsample_scales_cubic_align_corners": "onnxruntime divides by the rounded size, and so do we",
-    "test_resize_downsample_scales_linear_align_corners": "onnxruntime divides by the rounded size, and so do we",
+    "test_resize_downsample_scales_cubic_align_corners": "we divide by the rounded size, as onnxruntime does",
+    "test_resize_downsample_scales_linear_align_corners": "we divide by the rounded size, as onnxruntime does",
 }
 # Integer results that are emulated in floating point so that gradients pass.
-EMULATED = {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
+EMULATED = {
+    "ConvInteger",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+}
 # The working type is float32: what a case computes in half precision agrees up to that type's rounding.
 ROUNDING = {"float16": 2e-3, "bfloat16": 1.6e-2}
 
@@ -98,7 +108,9 @@ def _tensor(value: Any) -> torch.Tensor:
 def _run(case: Any, operator: str) -> None:
     graph = convert(case.model)
     for inputs, outputs in case.data_sets:
-        feeds = {value.name: _tensor(data) for value, data in zip(case.model.graph.input, inputs, strict=False)}
+        feeds = {
+            value.name: _tensor(data) for value, data in zip(case.model.graph.input, inputs, strict=False)
+        }
         made = graph(feeds)
         for value, data in zip(case.model.graph.output, outputs, strict=True):
             expected, got = _array(data), made[value.name].numpy()
@@ -109,7 +121,7 @@ def _run(case: Any, operator: str) -> None:
                 got.astype(np.float64),
                 expected.astype(np.float64),
                 rtol=max(case.rtol, ROUNDING.get(str(expected.dtype), 0.0)),
-                atol=case.atol,
+                atol=max(case.atol, 5e-7),
                 err_msg=f"{case.name}: {value.name}",
             )
 
@@ -135,7 +147,17 @@ def test_standard_cases(operator: str, cases: dict[str, list[Any]]) -> None:
 def test_pass_rate(cases: dict[str, list[Any]]) -> None:
     names = [case.name for operator in OPERATORS for case in cases[operator]]
     # Number formats that no torch tensor can hold are not about convolutional networks.
-    exotic = "*INT[24]*", "*FLOAT[48]E*", "*e[0-9]m*", "*int2", "*float4*", "*_string*", "*_seq*", "*_opt*", "*_BITS_*"
+    exotic = (
+        "*INT[24]*",
+        "*FLOAT[48]E*",
+        "*e[0-9]m*",
+        "*int2",
+        "*float4*",
+        "*_string*",
+        "*_seq*",
+        "*_opt*",
+        "*_BITS_*",
+    )
     applicable = [name for name in names if not any(fnmatch.fnmatchcase(name, p) for p in exotic)]
     failed = [name for name in applicable if _listed(name, REFUSED) or name in DIFFERENT]
     assert len(applicable) > 900

@@ -19,11 +19,11 @@ from onnxvis.graph.canonical.rewrite import Rewrite, constant_of, is_default_dom
 __all__ = ["REWRITE", "affordable"]
 
 _ALWAYS = 1 << 16  # bytes that any node may make
-_TOTAL = 3 << 29  # bytes of all constants together; a protobuf file holds less than 2 GiB
+_TOTAL = 5 << 27  # bytes of all constants together that growth may lead to: enough for VGG-19 kept as fills
 
 
 def affordable(model: ir.Model, elements: int, size: int) -> bool:
-    """Whether a new constant of that many elements of ``size`` bytes fits, in view of those there are."""
+    """Whether a constant that grows to that many elements of ``size`` bytes fits, in view of those there are."""
     wanted = elements * size
     if elements < 0:
         return False
@@ -57,8 +57,10 @@ def _folded(model: ir.Model, node: ir.Node) -> np.ndarray | None:
     absent = [value is None for value in node.inputs]
     if not arrays or any(array is None and not gone for array, gone in zip(arrays, absent, strict=True)):
         return None
+    size = result_size(node, arrays)
+    distinct = {id(v): array.size for v, array in zip(node.inputs, arrays, strict=True) if array is not None}
     largest = max(array.itemsize for array in arrays if array is not None)
-    if not affordable(model, result_size(node, arrays), max(largest, 4)):
+    if not 0 <= size <= sum(distinct.values()) and not affordable(model, size, max(largest, 4)):
         return None
     return evaluate(node, arrays)
 

@@ -17,14 +17,18 @@ from onnxvis.graph.canonical.rewrite import (
     fresh_node_name,
     nodes_of,
     release_bodies,
+    renamed,
 )
 
 __all__ = ["REWRITE"]
 
 
-def _names_elsewhere(model: ir.Model, branch: ir.Graph) -> tuple[set[str], set[str]]:
-    """Names of all tensors and of all nodes that are not inside ``branch``."""
-    inside = {id(graph) for graph in (branch, *branch.subgraphs())}
+def _names_elsewhere(model: ir.Model, node: ir.Node) -> tuple[set[str], set[str]]:
+    """Names of all tensors and of all nodes that are not inside a branch of ``node``."""
+    inside: set[int] = set()
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            inside.update(id(graph) for graph in (attribute.as_graph(), *attribute.as_graph().subgraphs()))
     tensors: set[str] = set()
     nodes: set[str] = set()
     for graph in model.graphs():
@@ -40,13 +44,16 @@ def _names_elsewhere(model: ir.Model, branch: ir.Graph) -> tuple[set[str], set[s
 def _inline(model: ir.Model, node: ir.Node, branch: ir.Graph) -> None:
     graph = node.graph
     assert graph is not None
-    taken, taken_nodes = _names_elsewhere(model, branch)
+    taken, taken_nodes = _names_elsewhere(model, node)
     results = list(branch.outputs)
     while branch.outputs:
         branch.outputs.pop()
     for name, value in tuple(branch.initializers.items()):
         branch.initializers.pop(name)
-        value.name = fresh_name(model, name) if name in taken else name
+        if name in taken and value.const_value is not None:
+            fresh = fresh_name(model, name)
+            value.const_value = renamed(value.const_value, fresh)
+            value.name = fresh
         graph.register_initializer(value)
     body = tuple(branch)
     branch.remove(body)

@@ -28,6 +28,7 @@ __all__ = [
     "release_bodies",
     "remember",
     "remove_node",
+    "renamed",
     "set_constant",
     "shape_of",
 ]
@@ -184,13 +185,23 @@ def remove_node(node: ir.Node, stand_in: ir.Value) -> None:
     graph.remove(node, safe=True)
 
 
+def renamed(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """The tensor under another name. A copy: the original may belong to the caller's model."""
+    if not isinstance(tensor, ir.TensorProtoTensor):
+        tensor.name = name
+        return tensor
+    proto = ir.serde.serialize_tensor(tensor)
+    proto.name = name
+    return ir.serde.deserialize_tensor(proto)
+
+
 def set_constant(node: ir.Node, array: np.ndarray | ir.TensorProtocol) -> None:
     """Replace a single-output node by an initializer that carries the node's output name."""
     graph, output = node.graph, node.outputs[0]
     assert graph is not None
-    tensor = array if isinstance(array, ir.TensorProtocol) else ir.tensor(np.ascontiguousarray(array))
     name, output.name = output.name, None
-    tensor.name = name
+    tensor = array if isinstance(array, ir.TensorProtocol) else ir.tensor(np.asarray(array, order="C"))
+    tensor = renamed(tensor, name or "")
     value = ir.Value(
         name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
     )
@@ -235,7 +246,7 @@ class Patch:
         graph = self._node.graph
         assert graph is not None
         name = fresh_name(self._model, f"{self._stem}_{hint}")
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
         kind = ir.TensorType(tensor.dtype)
         value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=kind)
         graph.register_initializer(value)

@@ -15,6 +15,7 @@ from onnxvis.graph.canonical.rewrite import Dims, Rewrite, dtype_of, remember, s
 
 __all__ = ["REWRITE", "declare"]
 
+_LONGEST_SHAPE = 1 << 12
 _SMALL = 256  # elements: larger constants are weights, whose values shape inference never reads
 
 
@@ -45,13 +46,27 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
+def _attempt(skeleton: onnx.ModelProto, data_prop: bool) -> onnx.ModelProto | None:
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=data_prop)
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+        return None  # what cannot be inferred stays unknown, and the rewrites that need it do nothing
+
+
+def _long_vectors(inferred: onnx.ModelProto) -> bool:
+    """Whether a node makes a vector too long to be a shape."""
+    for info in inferred.graph.value_info:
+        dims = info.type.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].dim_value > _LONGEST_SHAPE:
+            return True
+    return False
+
+
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto | None:
-    for data_prop in (True, False):
-        try:
-            return onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=data_prop)
-        except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
-            continue  # what cannot be inferred stays unknown, and the rewrites that need it do nothing
-    return None
+    plain = _attempt(skeleton, data_prop=False)
+    if plain is None or _long_vectors(plain):
+        return plain  # following values element by element would take memory without bound
+    return _attempt(skeleton, data_prop=True) or plain
 
 
 def _dims(shape: onnx.TensorShapeProto) -> Dims:

@@ -110,7 +110,8 @@ def _pooled(index: GraphIndex, fields: Mapping[str, TensorField], tail: _Tail) -
     if not kinds:
         return _class_maps(index, fields, tail)
     if plain and not averages:
-        kind, tells = "gmp-linear", f"the logits are linear in its {pool.pooling}, not its mean"
+        kind = "gap-linear" if pool.pooling == "partial mean" else "gmp-linear"
+        tells = f"the logits are linear in its {pool.pooling}, not its mean"
     elif plain:
         kind = "gap-conv1x1" if "Conv" in linear[0].node.op_type else "gap-linear"
         tells = "the logits are linear in its mean"

@@ -281,8 +281,14 @@ def _local_pool(index: GraphIndex, fields: Mapping[str, TensorField], node: Node
     if map_units(fields, target) != 1 or map_units(fields, source) == 1:
         return Role("local-pool", node, pooling)
     attrs = index.attrs(node)
-    covers = math.prod(attrs["kernel_shape"]) == map_units(fields, source) and not any(attrs.get("pads", []))
-    return Role("pool", node, pooling if covers else f"partial {pooling}")
+    kernel = attrs["kernel_shape"]
+    rank = len(kernel)
+    begins = attrs.get("pads", [0] * 2 * rank)[:rank]
+    extents = index.shapes[source][2 : 2 + rank]
+    covers = all(k - pad >= n for k, pad, n in zip(kernel, begins, extents, strict=True))
+    # Padding that is counted divides by too much: a scaled mean.
+    diluted = attrs.get("count_include_pad", 0) and math.prod(kernel) != math.prod(extents)
+    return Role("pool", node, pooling if covers and not diluted else f"partial {pooling}")
 
 
 def weight_tensors(index: GraphIndex, node: NodeProto) -> tuple[str | None, str | None]:
