@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,7 +19,15 @@ __all__ = ["Activation", "TorchGraph"]
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation node and what a ReLU rule does to it."""
+    """An activation node and what a ReLU rule does to it.
+
+    Attributes:
+        node: name of the node.
+        op_type: its operator; with "(gate)" where the node multiplies its own input, as the Sigmoid of a SiLU
+            and the HardSigmoid of a HardSwish do when an exporter writes them as two nodes.
+        output: the tensor it makes.
+        kind: whether a rule applies.
+    """
 
     node: str
     op_type: str
@@ -75,11 +83,7 @@ class TorchGraph(nn.Module):
                 self.register_buffer(self._buffer_of[name], value.to(working))
             else:
                 self._host[name] = value
-        self.activations = tuple(
-            Activation(step.name, step.op_type, step.outputs[0], step.activation)
-            for step in self._steps
-            if step.activation is not None
-        )
+        self.activations = _activations(self._steps)
         self.eval()
         self.requires_grad_(False)
 
@@ -104,6 +108,11 @@ class TorchGraph(nn.Module):
         """Every tensor that can be fed or fetched: inputs, then node outputs in running order."""
         made = (name for step in self._steps for name in step.outputs if name)
         return (*self.input_names, *self.captured_names, *made)
+
+    def activations_between(self, feeds: Iterable[str], output: str) -> tuple[Activation, ...]:
+        """The activations that run when ``output`` is computed from ``feeds``, in the order they run."""
+        made = {name for step in self._plan(frozenset(feeds), (output,)).steps for name in step.outputs}
+        return tuple(activation for activation in self.activations if activation.output in made)
 
     def to_dtype(self, dtype: torch.dtype) -> Self:
         """Change the working float type (float64 for gradient checks)."""
@@ -132,7 +141,7 @@ class TorchGraph(nn.Module):
                 is not run. Float tensors must have the working type.
             fetch: names of tensors to return, the graph's outputs if left out. They keep their autograd
                 graph, so ``torch.autograd.grad`` works from and to any of them.
-            relu: backward rule of the rectifiers (see :class:`ReluRule`); the ordinary derivative if left out.
+            relu: backward rule of the rectifiers (a :class:`ReluRule`); the ordinary derivative if left out.
             watch: intermediate tensors to differentiate by although nothing before them asks for a gradient.
                 They become leaves, so no gradient is spent on what lies before them. Fetch them as well.
 
@@ -159,8 +168,8 @@ class TorchGraph(nn.Module):
         for name, value in feeds.items():
             if value.is_floating_point() and value.dtype != self.dtype:
                 raise UsageError(
-                    f"Tensor {name!r} was fed as {value.dtype}, but the converted graph works in {self.dtype}. "
-                    "Convert the tensor, or call to_dtype() on the graph."
+                    f"Tensor {name!r} was fed as {value.dtype}, but the graph works in {self.dtype}: "
+                    "convert the tensor, or call to_dtype() on the graph."
                 )
 
     def _plan(self, feeds: frozenset[str], fetch: tuple[str, ...]) -> Plan:
@@ -232,6 +241,17 @@ def _captured(steps: Sequence[Step], known: set[str], outputs: Sequence[str]) ->
     made = {name for step in steps for name in step.outputs}
     used = (*(name for step in steps for name in step.inputs if name), *outputs)
     return tuple(dict.fromkeys(name for name in used if name not in made and name not in known))
+
+
+def _activations(steps: Sequence[Step]) -> tuple[Activation, ...]:
+    products = {frozenset(step.inputs) for step in steps if step.op_type == "Mul"}
+    found = []
+    for step in steps:
+        if step.activation is not None:
+            gate = step.op_type.endswith("Sigmoid") and frozenset((step.inputs[0], step.outputs[0])) in products
+            name = f"{step.op_type} (gate)" if gate else step.op_type
+            found.append(Activation(step.name, name, step.outputs[0], step.activation))
+    return tuple(found)
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from onnxvis.methods import Attribution, LayerChoice, Method, Task, get_method
 from onnxvis.prediction import Prediction, logits_of, predictions, same_shape
 from onnxvis.progress import Progress, silent
 from onnxvis.provenance import provenance
-from onnxvis.target import Score, TargetSpec, resolve
+from onnxvis.target import Score, TargetSpec, is_several, resolve
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
@@ -111,10 +111,7 @@ def _check_batch_size(batch_size: int) -> None:
 
 
 def _is_single(specs: tuple[TargetSpec, ...]) -> bool:
-    if len(specs) != 1:
-        return False
-    text = specs[0]
-    return not (isinstance(text, str) and text.strip().lower().startswith("top") and text.strip() not in ("top1",))
+    return len(specs) == 1 and not is_several(specs[0])
 
 
 def _targets_per_image(target: Targets, count: int, several: bool) -> list[tuple[TargetSpec, ...]]:
@@ -143,6 +140,8 @@ def request(model: Model, method: str, options: Mapping[str, Any], layer: str | 
     if layer is not None and not found.uses_layer:
         raise UsageError(f"method {found.name} does not work at a layer; leave the layer out.")
     choice = _layer_choice(model, layer) if found.uses_layer else None
+    if found.applies is not None and choice is not None:
+        found.applies(model, choice)
     if found.needs_gradient:
         model.engine.backend()
     return Request(found, parsed, choice)
@@ -213,7 +212,7 @@ def _explain_batch(
     x = np.concatenate([p.tensor for p in prepared])
     taps = dict.fromkeys([model.logits.tensor, *(r.layer.tensor for r in requests if r.layer)])
     tensors = model.engine.forward(x, tuple(taps), settings.batch_size)
-    logits = logits_of(model, tensors)
+    logits = logits_of(model, tensors, len(x))
     answers = predictions(model, logits, top=5)
     scores = [_scores(model, specs, row) for specs, row in zip(targets, logits, strict=True)]
     results: list[list[list[Explanation]]] = [[] for _ in prepared]
@@ -236,8 +235,7 @@ def _explain_batch(
 
 
 def _scores(model: Model, specs: tuple[TargetSpec, ...], logits: np.ndarray) -> list[Score]:
-    axis = 0 if model.logits.kind == "classifier" else model.logits.class_axis - 1
-    return [score for spec in specs for score in resolve(spec, logits, model.labels, axis)]
+    return [score for spec in specs for score in resolve(spec, logits, model.labels, form=model.output_form)]
 
 
 def _explanation(
@@ -270,10 +268,10 @@ def _explanation(
         reduction=found.reduction,
         method=chosen.method.name,
         method_title=chosen.method.title,
-        target=score.name,
+        target=found.target or score.name,
         target_spec=score.spec,
-        target_index=score.index,
-        score=float(score.value(logits[None])[0]),
+        target_index=None if found.target else score.index,
+        score=float(score.value(logits[None])[0]) if found.score is None else found.score,
         layer=chosen.layer.tensor if chosen.layer else None,
         layer_reason=chosen.layer.reason if chosen.layer else "",
         layer_map=found.layer_map,

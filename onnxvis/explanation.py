@@ -258,8 +258,7 @@ class Explanation:
         files["manifest.json"] = text.encode("utf-8", "surrogatepass")
         try:
             out.mkdir(parents=True, exist_ok=True)
-            for name, data in files.items():
-                write_atomic(out / name, data)
+            _write_together(out, files)
         except OSError as error:
             raise OutputError(f"cannot write to {out}: {error.strerror or error}.") from error
         return out
@@ -271,6 +270,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; nothing is left behind.
     """
+    partial = _staged(path, data)
+    try:
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _staged(path: Path, data: bytes) -> Path:
+    """The data in a hidden file beside ``path``, safe on the disk."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     partial = Path(name)
     try:
@@ -279,28 +288,61 @@ def write_atomic(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.chmod(0o644)
-        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+    return partial
+
+
+def _write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files or none: nothing is renamed before everything is on the disk.
+
+    The last one marks the folder as complete, so an old one goes before the first is replaced.
+    """
+    partials: dict[str, Path] = {}
+    try:
+        for name, data in files.items():
+            partials[name] = _staged(folder / name, data)
+        (folder / list(files)[-1]).unlink(missing_ok=True)
+        for name, partial in partials.items():
+            partial.replace(folder / name)
+    except BaseException:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
         raise
 
 
 def _refuse_other(path: Path, manifest: Mapping[str, Any]) -> None:
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return
-    keys = ("method", "target", "picture")
-    mine = {k: manifest[k] for k in keys} | {"model": manifest["provenance"]["model"]["sha256"]}
-    theirs = {k: old.get(k) for k in keys} | {"model": old.get("provenance", {}).get("model", {}).get("sha256")}
-    for side in (mine, theirs):  # the same picture under another path is the same picture
-        side["picture"] = (side["picture"] or {}).get("sha256")
-        side["target"] = (side["target"] or {}).get("name")
-    if mine != theirs:
+    except (OSError, ValueError):
+        old = None
+    try:
+        theirs = _identity(old)
+    except (TypeError, KeyError, AttributeError):
+        raise OutputError(
+            f"{path} is not a manifest of onnxvis, so the folder belongs to something else. Choose another folder, or "
+            "pass overwrite=True."
+        ) from None
+    if theirs != _identity(manifest):
         raise OutputError(
             f"{path.parent} already holds another explanation ({theirs['method']} of {theirs['target']!r}). Choose "
             "another folder, or pass overwrite=True."
         )
+
+
+def _identity(manifest: Any) -> dict[str, Any]:
+    """What makes an explanation this one; the same picture under another path is the same picture."""
+    return {
+        "method": manifest["method"],
+        "parameters": manifest["parameters"],
+        "target": manifest["target"]["name"],
+        "layer": manifest["layer"]["tensor"] if manifest["layer"] else None,
+        "picture": manifest["picture"]["sha256"] if manifest["picture"] else None,
+        "model": manifest["provenance"]["model"]["sha256"],
+    }
 
 
 def _plain(value: Any) -> Any:

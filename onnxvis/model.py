@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from onnxvis.preprocessing import Prepared, Preprocessing, resolve
 from onnxvis.runtime.engine import Engine
 from onnxvis.runtime.providers import choose_provider, onnxruntime_module
 from onnxvis.runtime.session import Sessions
+from onnxvis.target import OutputForm
 
 if TYPE_CHECKING:
     from onnxvis.picture import PictureSource
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "TensorSpec", "load"]
 
 _DEFAULT_SIDE = 224
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _IMAGE_RANKS = (4, 3, 2)
 
 
@@ -78,8 +82,10 @@ class Model:
         provider: str | None = None,
         output: str | None = None,
         inputs: Mapping[str, np.ndarray] | None = None,
+        size: int | tuple[int, int] | None = None,
     ) -> None:
         self.file = file
+        self._size = size
         self.name = file.path.stem if file.path else "model"
         self.preprocessing = preprocessing
         self.labels = labels
@@ -88,8 +94,9 @@ class Model:
         self.provider = choose_provider(provider)
         self._output = output
         self.image_input = _image_input(self.inputs, inputs or {})
+        constants = _constants(self.inputs, inputs or {})
         self.engine = Engine(
-            file.proto, lambda: self.canonical, self.provider, file.data_folder, self.image_input.name, inputs or {}
+            file.proto, lambda: self.canonical, self.provider, file.data_folder, self.image_input.name, constants
         )
 
     # --- what the file says ----------------------------------------------------------------------
@@ -131,13 +138,47 @@ class Model:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)
         names = available_tensors(graph)
         feeds = {**self.engine.constants, self.image_input.name: sample.astype(dtype)}
-        arrays = Sessions(graph, choose_provider("cpu")).run(feeds, names)
+        try:
+            arrays = Sessions(graph, choose_provider("cpu")).run(feeds, names)
+        except ModelError as error:
+            free = [d for d in self.image_input.shape[1:] if not isinstance(d, int) or d <= 0]
+            if not free:
+                raise
+            raise ModelError(
+                f"{error} The input {self.image_input} leaves its size free, and {sample.shape} was tried: give one "
+                "that the model takes with --size HEIGHT,WIDTH (size=... in Python)."
+            ) from error
         return {name: tuple(array.shape) for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
     @functools.cached_property
     def logits(self) -> Logits:
         """The tensor that is explained: the chosen output before its final activation."""
-        return find_logits(self.canonical.model, self._output, self.shapes)
+        return self._in_the_file(find_logits(self.canonical.model, self._output, self.shapes))
+
+    def _in_the_file(self, found: Logits) -> Logits:
+        """The same numbers under a name that the file has: back over the reshapes that only the rewriting added."""
+        makers = {name: node for node in self.canonical.model.graph.node for name in node.output}
+        tensor, classes = found.tensor, self.shapes[found.tensor][found.class_axis]
+        while not self.in_file(tensor) and tensor in makers and makers[tensor].op_type in _RESHAPES:
+            tensor = makers[tensor].input[0]
+        shape = self.shapes.get(tensor, ())
+        if tensor == found.tensor or not self.in_file(tensor) or len(shape) < 2 or shape[-1] != classes:
+            return found
+        kind = found.kind if math.prod(shape) == classes else "dense"
+        reason = found.reason.replace(repr(found.tensor), repr(tensor))
+        return dataclasses.replace(found, tensor=tensor, class_axis=len(shape) - 1, kind=kind, reason=reason)
+
+    @functools.cached_property
+    def output_form(self) -> OutputForm:
+        """How one image's logits are laid out."""
+        if self.logits.kind == "classifier":
+            return OutputForm()
+        axis = self.logits.class_axis - 1
+        if self.logits.kind != "detection":
+            return OutputForm(axis)
+        rows = self.shapes[self.logits.tensor][self.logits.class_axis]
+        boxes = rows - len(self.labels) if len(self.labels) and rows - len(self.labels) in (4, 5) else 0
+        return OutputForm(axis, boxes, detector=True)
 
     @functools.cached_property
     def head(self) -> Head:
@@ -182,10 +223,11 @@ class Model:
     def example_shape(self) -> tuple[int, ...]:
         """One image's input shape, with a number for every free dimension.
 
-        Free height and width come from the preprocessing, else 224 is used for analysis.
+        Free height and width come from :func:`load`'s ``size``, then the preprocessing, else they are 224.
         """
         shape = self.image_input.shape
-        size = (self.preprocessing.crop_size or self.preprocessing.size) if self.preprocessing else None
+        spec = self.preprocessing
+        size = self._size or ((spec.crop_size or spec.size) if spec else None)
         height, width = (size, size) if isinstance(size, int) else (size or (_DEFAULT_SIDE, _DEFAULT_SIDE))
         rank = len(shape)
         spatial = {rank - 2: height, rank - 1: width} if self.layout == "NCHW" else {rank - 3: height, rank - 2: width}
@@ -279,6 +321,7 @@ def load(
     provider: str | None = None,
     output: str | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Model:
     """Open an ONNX model.
 
@@ -290,19 +333,25 @@ def load(
         provider: execution provider; ``None`` takes the best one that works.
         output: which graph output to explain; ``None`` chooses by structure and says why.
         inputs: values of the other inputs, for a model with several.
+        size: height and width, where the model leaves them free: pictures are brought to it (unless the
+            preprocessing states another), and the graph is analysed at it.
 
     Raises:
         OnnxvisError: the file, the preprocessing, the labels or the provider is not usable.
     """
     file = read_model(source)
     metadata = {entry.key: entry.value for entry in file.proto.metadata_props}
+    spec = resolve(preprocessing, file.path, metadata)
+    if spec is not None and size is not None:
+        spec = spec.override(size=size)
     return Model(
         file,
-        resolve(preprocessing, file.path, metadata),
+        spec,
         load_labels(labels, metadata, file.path),
         provider,
         output,
         inputs,
+        size,
     )
 
 
@@ -322,8 +371,18 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     dims: list[int | str | None] = []
     for dim in tensor.shape.dim:
         kind = dim.WhichOneof("value")
-        dims.append(dim.dim_value if kind == "dim_value" else (dim.dim_param or None))
+        known = kind == "dim_value" and dim.dim_value >= 0  # Paddle writes -1 where it means a free one
+        dims.append(dim.dim_value if known else (dim.dim_param or None))
     return TensorSpec(value.name, dtype, tuple(dims))
+
+
+def _constants(inputs: Sequence[TensorSpec], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The values of the other inputs in the types that the graph declares."""
+    dtypes = {spec.name: spec.dtype for spec in inputs}
+    try:
+        return {name: np.asarray(value).astype(np.dtype(dtypes[name])) for name, value in given.items()}
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"a value given for one of the model's other inputs does not fit: {error}.") from error
 
 
 def _image_input(inputs: Sequence[TensorSpec], constants: Mapping[str, np.ndarray]) -> TensorSpec:

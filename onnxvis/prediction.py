@@ -56,7 +56,7 @@ def predict(model: Model, tensors: Sequence[np.ndarray], top: int, batch_size: i
     found = []
     for group in same_shape(tensors):
         x = np.concatenate([tensors[i] for i in group])
-        logits = logits_of(model, model.engine.forward(x, (model.logits.tensor,), batch_size))
+        logits = logits_of(model, model.engine.forward(x, (model.logits.tensor,), batch_size), len(x))
         found += list(zip(group, predictions(model, logits, top), strict=True))
     return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
 
@@ -69,13 +69,18 @@ def same_shape(tensors: Sequence[np.ndarray]) -> list[list[int]]:
     return list(groups.values())
 
 
-def logits_of(model: Model, arrays: dict[str, np.ndarray]) -> np.ndarray:
+def logits_of(model: Model, arrays: dict[str, np.ndarray], images: int) -> np.ndarray:
     """The logits as ``(N, K)`` or dense ``(N, ...)`` float32.
 
     Raises:
-        ModelError: they are not finite.
+        ModelError: they are not finite, or have no batch axis.
     """
     logits = np.asarray(arrays[model.logits.tensor], dtype=np.float32)
+    if logits.ndim < 2 or len(logits) != images:
+        raise ModelError(
+            f"the explained tensor {model.logits.tensor!r} has shape {logits.shape} for {images} pictures: its first "
+            "axis does not count pictures. Choose another output with --output."
+        )
     if not np.isfinite(logits).all():
         raise ModelError(
             f"the model answers with NaN or infinity in {model.logits.tensor!r} on this picture. Check the "
@@ -89,11 +94,14 @@ def logits_of(model: Model, arrays: dict[str, np.ndarray]) -> np.ndarray:
 def predictions(model: Model, logits: np.ndarray, top: int) -> list[Prediction]:
     """Rank the classes of each row of logits."""
     if model.logits.kind != "classifier":
-        note = "dense output: classes ranked by their mean logit over the positions"
-        axis = model.logits.class_axis
-        others = tuple(i for i in range(1, logits.ndim) if i != axis)
-        means = logits.astype(np.float64).mean(axis=others) if others else logits
-        return [Prediction(_ranked(row, None, model.labels, top), note) for row in means]
+        form = model.output_form
+        how = "best" if form.detector else "mean"
+        note = f"dense output: classes ranked by their {how} logit over the positions"
+        positions = np.moveaxis(logits.astype(np.float64), form.class_axis + 1, 1).reshape(
+            len(logits), logits.shape[form.class_axis + 1], -1
+        )[:, form.first_class :]
+        ranking = positions.max(axis=2) if form.detector else positions.mean(axis=2)
+        return [Prediction(_ranked(row, None, model.labels, top), note) for row in ranking]
     answers = []
     for row in logits.astype(np.float64):
         probabilities, note = _probabilities(row, model)

@@ -7,7 +7,9 @@ on the command line is linear in the logits, so its derivative is a constant arr
     "top3"                      three targets
     "tabby - tiger cat"         a contrast: why the first and not the second
     "cat @ 40,60"               a class at row 40, column 60 of a dense output
+    "cat @ 40,60,50,80"         a class averaged over rows 40 to 49, columns 60 to 79
     "cat @ all"                 a class averaged over a dense output
+    "cat @ 1207", "cat @ best"  a class at one detection of a detector, or at its best one
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ import numpy as np
 from onnxvis.errors import TargetError
 from onnxvis.labels import Labels
 
-__all__ = ["Score", "TargetSpec", "resolve"]
+__all__ = ["OutputForm", "Score", "TargetSpec", "is_several", "resolve"]
 
 TargetSpec = int | str | Callable[[Any], Any]
 _TOP = re.compile(r"top-?(\d+)", re.IGNORECASE)
 _DIFFERENCES_UP_TO = 4096
 _ROWS = 512
-_POSITION = re.compile(r"^(?P<label>.*?)\s*@\s*(?:(?P<row>\d+)\s*,\s*(?P<col>\d+)|(?P<all>all))$", re.IGNORECASE)
+_POSITION = re.compile(r"^(?P<label>[^@]+?)\s*@\s*(?P<place>\d+(?:,\d+)*|all|best)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +64,38 @@ class Score:
         return self.cotangent if self.function is None else _callable_cotangent(self.function, logits)
 
 
-def resolve(spec: TargetSpec, logits: np.ndarray, labels: Labels, class_axis: int = 0) -> list[Score]:
+def is_several(spec: TargetSpec) -> bool:
+    """Whether a target stands for more than one score: "top3" does, "top1" and a label "top hat" do not."""
+    match = _TOP.fullmatch(spec.strip()) if isinstance(spec, str) else None
+    return match is not None and int(match[1]) != 1
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """How the logits of one image are laid out.
+
+    Attributes:
+        class_axis: which axis counts classes.
+        first_class: index of class 0 along that axis: rows before it are box coordinates of a detector.
+        detector: whether the positions are detections, of which a class is explained at its best one.
+    """
+
+    class_axis: int = 0
+    first_class: int = 0
+    detector: bool = False
+
+
+def resolve(
+    spec: TargetSpec, logits: np.ndarray, labels: Labels, class_axis: int = 0, form: OutputForm | None = None
+) -> list[Score]:
     """The scores that a target stands for on one image.
 
     Args:
         spec: what was asked for.
-        logits: of one image, without the batch axis: ``(K,)``, or dense ``(K, H, W)``.
+        logits: of one image, without the batch axis: ``(K,)``, dense ``(K, H, W)`` or detections ``(D, A)``.
         labels: names of the classes.
-        class_axis: which axis of ``logits`` counts classes.
+        class_axis: which axis of ``logits`` counts classes, when ``form`` is not given.
+        form: the full layout, for detectors.
 
     Raises:
         TargetError: no such class, position or contrast.
@@ -78,76 +104,101 @@ def resolve(spec: TargetSpec, logits: np.ndarray, labels: Labels, class_axis: in
         return [_callable_score(spec, logits)]
     if isinstance(spec, bool) or not isinstance(spec, int | np.integer | str):
         raise TargetError(f"a target is a class index, a label, 'top3', 'A - B' or a callable, not {spec!r}.")
+    output = _Output(logits, labels, form or OutputForm(class_axis))
     if isinstance(spec, str) and (match := _TOP.fullmatch(spec.strip())):
-        return _top(int(match[1]), spec, logits, labels, class_axis)
-    return [_one(spec, logits, labels, class_axis)]
+        return [_class_score(output, index, spec, None) for index in output.top(int(match[1]), spec)]
+    return [_one(output, spec)]
 
 
-def _top(count: int, spec: str, logits: np.ndarray, labels: Labels, axis: int) -> list[Score]:
-    classes = logits.shape[axis]
-    if not 1 <= count <= classes:
-        raise TargetError(f"{spec!r} asks for {count} classes; the model has {classes}.")
-    others = tuple(i for i in range(logits.ndim) if i != axis)
-    ranking = logits.astype(np.float64).mean(axis=others) if others else logits.astype(np.float64)
-    order = np.argsort(-ranking, kind="stable")[:count]
-    return [_class_score(int(i), spec, logits, labels, axis) for i in order]
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """One image's logits with what is known of their layout."""
+
+    logits: np.ndarray
+    labels: Labels
+    form: OutputForm
+
+    @property
+    def classes(self) -> int:
+        return int(self.logits.shape[self.form.class_axis]) - self.form.first_class
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(n for i, n in enumerate(self.logits.shape) if i != self.form.class_axis)
+
+    def of_class(self, index: int) -> np.ndarray:
+        """The logits of a class at every position, of shape ``grid``."""
+        return np.asarray(self.logits.take(index + self.form.first_class, axis=self.form.class_axis))
+
+    def top(self, count: int, spec: str) -> list[int]:
+        if not 1 <= count <= self.classes:
+            raise TargetError(f"{spec!r} asks for {count} classes; the model has {self.classes}.")
+        values = [self.of_class(i).astype(np.float64) for i in range(self.classes)]
+        ranking = np.array([v.max() if self.form.detector else v.mean() for v in values])
+        return [int(i) for i in np.argsort(-ranking, kind="stable")[:count]]
 
 
-def _one(spec: int | str, logits: np.ndarray, labels: Labels, axis: int) -> Score:
+def _one(output: _Output, spec: int | str) -> Score:
     if not isinstance(spec, str):
-        return _class_score(int(spec), str(spec), logits, labels, axis)
+        return _class_score(output, int(spec), str(spec), None)
     text = spec.strip()
     if match := _POSITION.match(text):
-        return _position_score(match, text, logits, labels, axis)
+        index = _class_index(output, match["label"].strip())
+        return _class_score(output, index, text, match["place"].lower())
     try:
-        return _class_score(_class_index(text, logits, labels, axis), text, logits, labels, axis)
+        return _class_score(output, _class_index(output, text), text, None)
     except TargetError:
         parts = [part.strip() for part in text.split(" - ")]
         if len(parts) != 2 or not all(parts):
             raise
-    first, second = (_one(part, logits, labels, axis) for part in parts)
+    first, second = (_one(output, part) for part in parts)
     if np.array_equal(first.cotangent, second.cotangent):
         raise TargetError(f"the contrast {text!r} compares a class with itself; its score is always 0.")
     return Score(f"{first.name} - {second.name}", text, first.index, first.cotangent - second.cotangent)
 
 
-def _class_index(text: str, logits: np.ndarray, labels: Labels, axis: int) -> int:
+def _class_index(output: _Output, text: str) -> int:
     if match := _TOP.fullmatch(text):
-        return _top(int(match[1]), text, logits, labels, axis)[-1].index or 0
+        return output.top(int(match[1]), text)[-1]
     if re.fullmatch(r"-?\d+", text):
         return int(text)
-    return labels.find(text)
+    return output.labels.find(text)
 
 
-def _class_score(index: int, spec: str, logits: np.ndarray, labels: Labels, axis: int) -> Score:
-    classes = logits.shape[axis]
-    if not 0 <= index < classes:
-        raise TargetError(f"there is no class {index}: the model has {classes} classes, 0 to {classes - 1}.")
-    cotangent = np.zeros(logits.shape, np.float64)
-    place = [slice(None)] * logits.ndim
-    place[axis] = slice(index, index + 1)
-    positions = logits.size // classes
-    cotangent[tuple(place)] = 1.0 / positions
-    name = labels.name(index) + (" (mean over positions)" if positions > 1 else "")
-    return Score(name, spec, index, cotangent)
+def _class_score(output: _Output, index: int, spec: str, place: str | None) -> Score:
+    """A class at a place: a position, a region, every position, or a detector's best one."""
+    if not 0 <= index < output.classes:
+        last = output.classes - 1
+        raise TargetError(f"there is no class {index}: the model has {output.classes} classes, 0 to {last}.")
+    weights, words = _place(output, index, spec, place)
+    cotangent = np.zeros(output.logits.shape, np.float64)
+    np.moveaxis(cotangent, output.form.class_axis, 0)[index + output.form.first_class] = weights
+    return Score(output.labels.name(index) + words, spec, index, cotangent)
 
 
-def _position_score(match: re.Match[str], spec: str, logits: np.ndarray, labels: Labels, axis: int) -> Score:
-    if logits.ndim != 3:
-        raise TargetError(f"{spec!r} names a position, but the output of this model has none (shape {logits.shape}).")
-    index = _class_index(match["label"].strip(), logits, labels, axis)
-    whole = _class_score(index, spec, logits, labels, axis)
-    if match["all"]:
-        return whole
-    row, col = int(match["row"]), int(match["col"])
-    height, width = (n for i, n in enumerate(logits.shape) if i != axis)
-    if row >= height or col >= width:
-        raise TargetError(f"position {row},{col} is outside the output grid of {height} rows and {width} columns.")
-    place = [row, col]
-    place.insert(axis, index)
-    cotangent = np.zeros(logits.shape, np.float64)
-    cotangent[tuple(place)] = 1.0
-    return Score(f"{labels.name(index)} @ {row},{col}", spec, index, cotangent)
+def _place(output: _Output, index: int, spec: str, place: str | None) -> tuple[np.ndarray, str]:
+    """Weights over the positions, and the words for them."""
+    grid = output.grid
+    weights = np.zeros(grid, np.float64)
+    if place is None and not grid:
+        return np.ones(()), ""
+    if place == "best" or (place is None and output.form.detector):
+        best = np.unravel_index(int(output.of_class(index).argmax()), grid)
+        weights[best] = 1.0
+        return weights, f" @ best ({','.join(str(int(i)) for i in best)})"
+    if place in (None, "all"):
+        return np.full(grid, 1.0 / max(weights.size, 1)), " (mean over positions)"
+    numbers = [int(n) for n in str(place).split(",")]
+    if not grid or len(numbers) not in (len(grid), 2 * len(grid)):
+        expected = f"{len(grid)} numbers (a position) or {2 * len(grid)} (a region)" if grid else "no position"
+        raise TargetError(f"{spec!r}: the output has the position grid {grid}, so a target takes {expected}.")
+    start = numbers[: len(grid)]
+    stop = numbers[len(grid) :] or [n + 1 for n in start]
+    if any(not 0 <= a < b <= n for a, b, n in zip(start, stop, grid, strict=True)):
+        raise TargetError(f"{spec!r}: the place is empty or outside the output's grid of {' x '.join(map(str, grid))}.")
+    region = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    weights[region] = 1.0 / weights[region].size
+    return weights, f" @ {place}"
 
 
 def _call(function: Callable[[Any], Any], logits: Any) -> np.ndarray:

@@ -114,7 +114,7 @@ class _QGemm(Emulated):
         self.flip = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
         self.alpha, self.limits = node.attr("alpha", 1.0), output_limits(node, 8)
 
-    def forward(  # noqa: PLR0917  (the order of ONNX's inputs)
+    def forward(
         self,
         a: Tensor,
         a_scale: Tensor,
@@ -144,7 +144,7 @@ def _qgemm(node: Node) -> Operator:
 
 
 class _MatMulIntegerToFloat(Emulated):
-    def forward(  # noqa: PLR0917  (the order of ONNX's inputs)
+    def forward(
         self,
         a: Tensor,
         b: Tensor,

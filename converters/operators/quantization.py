@@ -127,7 +127,7 @@ class _QLinearConv(Emulated):
         super().__init__()
         self.convolve, self.limits = conv_function(node), output_limits(node, 7)
 
-    def forward(  # noqa: PLR0917  (the order of ONNX's inputs)
+    def forward(
         self,
         x: Tensor,
         x_scale: Tensor,
@@ -160,7 +160,7 @@ class _QLinearMatMul(Emulated):
         super().__init__()
         self.limits = limits
 
-    def forward(  # noqa: PLR0917  (the order of ONNX's inputs)
+    def forward(
         self,
         a: Tensor,
         a_scale: Tensor,

@@ -48,6 +48,7 @@ def inspect(
     labels: o.Labels = None,
     provider: o.Provider = None,
     output: o.Output = None,
+    size: o.Size = None,
     layers: Annotated[int, typer.Option(help="How many layers to list, from the last; 0 lists all.")] = 25,
 ) -> None:
     """Show what a model is: inputs, layers, head, chosen CAM layer, batch, rewrites, gradients.
@@ -58,7 +59,7 @@ def inspect(
     """
     from onnxvis.cli.inspect import show
 
-    show(o.open_model(model, preprocessing, labels, provider, output, {}), image, layers)
+    show(o.open_model(model, preprocessing, labels, provider, output, {"size": size}), image, layers)
 
 
 @app.command()
@@ -143,6 +144,7 @@ def check(
     preprocessing: o.PreprocessingChoice = None,
     provider: o.Provider = None,
     output: o.Output = None,
+    size: o.Size = None,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Try out what works on this file: every method, parity of outputs and gradients, batch, speed.
@@ -151,7 +153,8 @@ def check(
     """
     from onnxvis.cli.check import run_check
 
-    raise typer.Exit(run_check(o.open_model(model, preprocessing, None, provider, output, {}), image, json))
+    opened = o.open_model(model, preprocessing, None, provider, output, {"size": size})
+    raise typer.Exit(run_check(opened, image, json))
 
 
 @app.command()

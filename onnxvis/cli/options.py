@@ -88,6 +88,21 @@ def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
         raise UsageError(f"--{name} takes numbers separated by commas, not {text!r}.") from None
 
 
+def parse_size(text: str) -> int | tuple[int, int]:
+    """One side for both, or height and width.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or min(numbers) < 1:
+        raise UsageError(f"--size takes a number of pixels or HEIGHT,WIDTH, not {text!r}.")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
 def parse_pairs(pairs: list[str]) -> dict[str, Any]:
     """``NAME=VALUE`` options of a method; values that look like numbers or true/false become those.
 
@@ -127,17 +142,15 @@ def open_model(
     """Load a model and apply the preprocessing flags."""
     from onnxvis.model import load
 
-    model = load(path, preprocessing=preprocessing, labels=labels, provider=provider, output=output)
     given = {name: value for name, value in flags.items() if value is not None}
+    size = parse_size(given.pop("size")) if "size" in given else None
+    model = load(path, preprocessing=preprocessing, labels=labels, provider=provider, output=output, size=size)
     for name in ("mean", "std"):
         if name in given:
             given[name] = parse_numbers(given[name], name)
-    if "size" in given:
-        numbers = [int(v) for v in parse_numbers(given["size"], "size") or ()]
-        given["size"] = numbers[0] if len(numbers) == 1 else tuple(numbers)
     if given:
         from onnxvis.preprocessing import Preprocessing
 
-        base = model.preprocessing or Preprocessing(source="command-line flags on plain 0..255 pixels")
+        base = model.preprocessing or Preprocessing(size=size, source="command-line flags on plain 0..255 pixels")
         model.preprocessing = base.override(**given)
     return model

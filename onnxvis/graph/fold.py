@@ -7,6 +7,7 @@ reference, for the old form (axes as attributes) and the new one (axes as inputs
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -237,8 +238,8 @@ _RULES: dict[str, Callable[[Inputs, Attributes], Any]] = {
     "Floor": _elementwise(np.floor),
     "Gather": _gather,
     "Identity": _identity,
-    "Max": _elementwise(lambda *a: np.maximum.reduce(a)),
-    "Min": _elementwise(lambda *a: np.minimum.reduce(a)),
+    "Max": _elementwise(lambda *a: functools.reduce(np.maximum, a)),
+    "Min": _elementwise(lambda *a: functools.reduce(np.minimum, a)),
     "Mul": _elementwise(np.multiply),
     "Neg": _elementwise(np.negative),
     "Range": _range,

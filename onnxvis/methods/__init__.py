@@ -15,6 +15,12 @@ __all__ = ["Attribution", "LayerChoice", "Method", "NoOptions", "Task", "get_met
 _MODULES = {
     "grad-cam": "grad_cam",
     "saliency": "saliency",
+    "smoothgrad": "smoothgrad",
+    "integrated-gradients": "integrated_gradients",
+    "guided-backprop": "guided_backprop",
+    "deconvnet": "deconvnet",
+    "guided-grad-cam": "guided_grad_cam",
+    "zfnet-deconvnet": "zfnet_deconvnet",
     "occlusion": "occlusion",
 }
 

@@ -61,6 +61,8 @@ class Attribution:
         parity: the agreement of converted and deployed model, where a gradient was used.
         parameters: what was used, defaults filled in.
         notes: every choice, approximation and fall-back, one sentence each.
+        target: what is explained, where that is not the score that was asked for: a unit of a layer.
+        score: its value; ``None`` takes that of the score.
     """
 
     values: np.ndarray
@@ -71,6 +73,8 @@ class Attribution:
     parity: Parity | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    target: str = ""
+    score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +161,8 @@ class Method:
         uses_layer: whether it works at a layer.
         caution: when it misleads, in one sentence.
         quick: options that make a cheap trial run, for ``onnxvis check``.
+        applies: raises a :class:`~onnxvis.errors.LayerError` where the method cannot be used on a model at a
+            layer; asked before anything runs.
     """
 
     name: str
@@ -169,6 +175,7 @@ class Method:
     uses_layer: bool = False
     caution: str = ""
     quick: Mapping[str, Any] = field(default_factory=dict)
+    applies: Callable[[Model, LayerChoice], None] | None = None
 
     def parse_options(self, given: Mapping[str, Any]) -> Any:
         """An instance of the options class.

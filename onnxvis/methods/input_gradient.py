@@ -18,7 +18,7 @@ from onnxvis.runtime.gradients import Gradients
 from onnxvis.runtime.parity import GradientCheck, Parity
 from onnxvis.target import Score
 
-__all__ = ["RuleMaps", "gradients_at", "input_gradients", "input_parity", "micro_batch", "ordinary_parity", "rule_maps"]
+__all__ = ["RuleMaps", "gradients_at", "input_gradients", "input_parity", "micro_batch", "ordinary_parity", "parity_at_picture", "rule_maps"]
 
 
 def input_gradients(
@@ -58,11 +58,19 @@ def input_parity(
         if task.x.dtype.kind != "f":
             return None  # whole-number inputs cannot be moved by a small step
         x = rows_of(task.x, slice(row, row + 1))
-        found = input_gradients(task, x, [cotangent[None]]).grads[0][name][0] if gradient is None else gradient
         on = task.picture_name(row)
-        return model.engine.difference_check({name: x}, name, model.logits.tensor, cotangent, found, on)
+        return model.engine.difference_check({name: x}, name, model.logits.tensor, cotangent, on, task.float64)
 
     return model.engine.parity(logits, task.logits[row], check, (model.logits.tensor, name), task.float64)
+
+
+def parity_at_picture(task: Task, row: int) -> Parity:
+    """The parity record at the picture itself, for a method that differentiates at other points."""
+    one = slice(row, row + 1)
+    cotangent = task.cotangents(one)[0]
+    found = input_gradients(task, rows_of(task.x, one), [cotangent])
+    gradient = found.grads[0][task.model.image_input.name][0]
+    return input_parity(task, row, found.output[0], gradient, cotangent[0])
 
 
 def ordinary_parity(parity: Parity) -> Parity:

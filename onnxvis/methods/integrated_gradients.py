@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from onnxvis.methods.arguments import a_whole_number, one_of
-from onnxvis.methods.base import Attribution, Method, Task, option, rows_of
+from onnxvis.methods.base import Attribution, Method, Task, option
 from onnxvis.methods.baseline import baseline_color, baseline_name, make_baseline
-from onnxvis.methods.input_gradient import gradients_at, input_gradients, input_parity, micro_batch
+from onnxvis.methods.input_gradient import gradients_at, micro_batch, parity_at_picture
 from onnxvis.methods.layout import as_float, channels_first, in_layout
 from onnxvis.runtime.parity import Parity
 from onnxvis.target import Score
@@ -72,7 +72,7 @@ def _one(task: Task, row: int) -> list[Attribution]:
     means = _integrals(task, row, baseline)
     name = task.model.logits.tensor
     at_baseline = task.model.engine.forward(baseline[None], (name,), 1)[name].reshape(task.logits[row : row + 1].shape)
-    parity = _parity(task, row)
+    parity = parity_at_picture(task, row)
     notes = [f"from {baseline_name(options.baseline, image)}, {options.steps} steps, {options.quadrature} quadrature"]
     notes += baseline_color(task.prepared[row], options.baseline)
     if not np.array_equal(baseline.astype(np.float64), wanted) and task.x.dtype.kind != "f":
@@ -110,14 +110,6 @@ def _integrals(task: Task, row: int, baseline: np.ndarray) -> list[np.ndarray]:
         done = row * options.steps + min(start + step, options.steps)
         task.progress("integrated-gradients", done, len(task.x) * options.steps)
     return sums
-
-
-def _parity(task: Task, row: int) -> Parity:
-    one = slice(row, row + 1)
-    cotangent = task.cotangents(one)[0]
-    found = input_gradients(task, rows_of(task.x, one), [cotangent])
-    gradient = found.grads[0][task.model.image_input.name][0]
-    return input_parity(task, row, found.output[0], gradient, cotangent[0])
 
 
 def _result(
@@ -165,6 +157,7 @@ METHOD = Method(
     attribute=attribute,
     options=IntegratedGradientsOptions,
     needs_gradient=True,
+    quick={"steps": 2},
     caution=(
         "The answer is relative to the baseline: what looks like it gets no credit (black things on a black baseline)."
     ),

@@ -19,6 +19,7 @@ from onnxvis.errors import UsageError
 from onnxvis.kernels.occlusion import OcclusionBatches, Window, mean_drop, windows
 from onnxvis.methods.base import Attribution, Method, Task, option
 from onnxvis.methods.layout import channels_first
+from onnxvis.prediction import logits_of
 from onnxvis.preprocessing import Prepared
 
 __all__ = ["METHOD", "OcclusionOptions"]
@@ -45,7 +46,7 @@ def attribute(task: Task) -> list[list[Attribution]]:
     results = []
     for row in range(len(task.x)):
         image = channels_first(task.x[row], task.model.layout)
-        baseline = _baseline(options.baseline, image)
+        baseline = _storable(_baseline(options.baseline, image), image.dtype)
         drops = _drops(task, row, image, baseline, places, (row * len(places), total))
         maps = mean_drop(task.grid, places, drops)
         parameters = {
@@ -70,14 +71,14 @@ def _drops(
     progress: tuple[int, int],
 ) -> np.ndarray:
     """Drop of each score at each window, ``(P, T)`` float64."""
-    engine, name = task.model.engine, task.model.logits.tensor
+    model, name = task.model, task.model.logits.tensor
     batches = OcclusionBatches(image, baseline, task.batch_size, task.model.layout == "NHWC")
     base = task.logits[row : row + 1]
     rows = []
     done, total = progress
     for batch in batches(places):
         x = batch.reshape(len(batch), *task.x.shape[1:])
-        logits = engine.forward(x, (name,), task.batch_size)[name]
+        logits = logits_of(model, model.engine.forward(x, (name,), task.batch_size), len(x))
         rows.append(np.stack([score.value(base) - score.value(logits) for score in task.scores[row]], axis=1))
         done += len(batch)
         task.progress("occlusion", done, total)
@@ -130,6 +131,23 @@ def _baseline(value: Any, image: np.ndarray) -> np.ndarray:
     if not np.isfinite(shaped).all():
         raise UsageError("the occlusion baseline holds NaN or infinity.")
     return shaped
+
+
+def _storable(baseline: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """A baseline that the model's input type can hold: rounded for whole numbers, never wrapped around.
+
+    Raises:
+        UsageError: it lies outside the type's range.
+    """
+    if dtype.kind == "f":
+        return baseline
+    rounded, limits = np.rint(baseline), np.iinfo(dtype)
+    if rounded.min() < limits.min or rounded.max() > limits.max:
+        raise UsageError(
+            f"the occlusion baseline lies outside what the model's input can hold ({dtype}: {limits.min} to "
+            f"{limits.max})."
+        )
+    return rounded
 
 
 def _note(

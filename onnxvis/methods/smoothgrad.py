@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxvis.methods.arguments import a_flag, a_number, a_whole_number
-from onnxvis.methods.base import Attribution, Method, Task, option, rows_of
-from onnxvis.methods.input_gradient import gradients_at, input_gradients, input_parity, micro_batch
+from onnxvis.methods.base import Attribution, Method, Task, option
+from onnxvis.methods.input_gradient import gradients_at, micro_batch, parity_at_picture
 from onnxvis.methods.layout import as_float, channels_first
 from onnxvis.runtime.parity import Parity
 
@@ -76,7 +76,7 @@ def attribute(task: Task) -> list[list[Attribution]]:
     results = []
     for row in range(len(task.x)):
         means, sigma = _means(task, row)
-        parity = _parity(task, row)
+        parity = parity_at_picture(task, row)
         results.append([_result(task, mean, sigma, parity) for mean in means])
     return results
 
@@ -96,14 +96,6 @@ def _means(task: Task, row: int) -> tuple[list[RunningMean], float]:
             mean.add(gradient.astype(np.float64) ** 2 if options.squared else gradient)
         task.progress("smoothgrad", row * options.samples + start + count, len(task.x) * options.samples)
     return means, sigma
-
-
-def _parity(task: Task, row: int) -> Parity:
-    one = slice(row, row + 1)
-    cotangent = task.cotangents(one)[0]
-    found = input_gradients(task, rows_of(task.x, one), [cotangent])
-    gradient = found.grads[0][task.model.image_input.name][0]
-    return input_parity(task, row, found.output[0], gradient, cotangent[0])
 
 
 def _result(task: Task, mean: RunningMean, sigma: float, parity: Parity) -> Attribution:
@@ -146,6 +138,7 @@ METHOD = Method(
     attribute=attribute,
     options=SmoothGradOptions,
     needs_gradient=True,
+    quick={"samples": 2},
     caution=(
         "The noisy copies are no pictures the network knows; their answers, and so the map, depend on the noise level."
     ),

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxvis.errors import ConversionError, ModelError, OnnxvisError
+from onnxvis.errors import ConversionError, ModelError
 from onnxvis.graph.canonical import Canonical
 from onnxvis.graph.canonical.refusals import refusal
 from onnxvis.runtime.batching import BatchPlan, free_batch, verify_batch
 from onnxvis.runtime.gradients import GradientBackend, Gradients
-from onnxvis.runtime.parity import OUTPUT_TOLERANCE, GradientCheck, Parity, check_gradient, output_error
+from onnxvis.runtime.parity import OUTPUT_TOLERANCE, GradientCheck, Parity, check_gradient, output_error, untied
 from onnxvis.runtime.providers import Provider
 from onnxvis.runtime.session import Sessions
 
@@ -77,6 +77,7 @@ class Engine:
         self._backends: dict[bool, GradientBackend] = {}
         self._checked: dict[tuple[str, ...], GradientCheck | None] = {}
         self._twin_sessions: Sessions | None = None
+        self._twin_takes_batches: bool | None = None
         self.precision = precision_of(deployed)
 
     # --- forward ---------------------------------------------------------------------------------
@@ -84,9 +85,7 @@ class Engine:
     def batch_plan(self, sample: np.ndarray) -> BatchPlan:
         """How batches run on this graph; found and verified once, on noisy copies of ``sample`` ``(1, ...)``."""
         if self._plan is None:
-            declared = next(v for v in self._deployed.graph.input if v.name == self.image_input)
-            dims = declared.type.tensor_type.shape.dim
-            fixed = dims[0].dim_value if len(dims) and dims[0].HasField("dim_value") else 0
+            fixed = self._fixed_batch()
             if fixed:
                 sessions = Sessions(free_batch(self._deployed, self.image_input), self.provider, self._data_folder)
                 plan = BatchPlan("freed", f"the file fixes the batch at {fixed}; made free by editing the input", fixed)
@@ -143,7 +142,9 @@ class Engine:
         declared = next(v for v in sessions.model.graph.input if v.name == self.image_input)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)
         feeds = {n: a.astype(np.float32) if a.dtype == np.float16 else a for n, a in self.constants.items()}
-        return sessions.run({**feeds, self.image_input: x.astype(dtype)}, tensors)
+        copies = max(1, self._fixed_batch())
+        found = sessions.run({**feeds, self.image_input: np.repeat(x.astype(dtype), copies, axis=0)}, tensors)
+        return {name: array[:1] if copies > 1 else array for name, array in found.items()}
 
     def tail(self, feeds: Mapping[str, np.ndarray], output: str, batch_size: int = 8) -> np.ndarray:
         """Run the deployed graph from intermediate tensors to ``output``.
@@ -159,23 +160,26 @@ class Engine:
         """
         rows = max(len(a) for n, a in feeds.items() if n != self.image_input or len(feeds) == 1)
         names = tuple(n for n in feeds if n != self.image_input)
-        one_by_one = rows > 1 and self.batch_plan_known_looped()
-        step = 1 if one_by_one else batch_size
+        if self._plan is None and rows > 2 and self.image_input in feeds:
+            self.batch_plan(feeds[self.image_input][:1])
+        batches = self._plan is not None and self._plan.kind != "looped"
+        sessions, step, copies = (self._batched, batch_size, 1) if batches else (self._plain, 1, max(1, self._fixed_batch()))
         parts = []
         for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            part = {n: a[start:stop] if len(a) == rows else np.repeat(a, stop - start, axis=0) for n, a in feeds.items()}
-            parts.append(self._batched.run({**self.constants, **part}, (output,), names)[output])
+            count = min(step, rows - start)
+            part = {
+                n: np.repeat(a[start : start + count], copies, axis=0)
+                if len(a) == rows
+                else np.repeat(a, count * copies, axis=0)
+                for n, a in feeds.items()
+            }
+            parts.append(sessions.run({**self.constants, **part}, (output,), names)[output][:count])
         return np.concatenate(parts)
-
-    def batch_plan_known_looped(self) -> bool:
-        """Whether batches are known not to work on this graph."""
-        return self._plan is not None and self._plan.kind == "looped"
 
     def _fixed_batch(self) -> int:
         declared = next(v for v in self._deployed.graph.input if v.name == self.image_input)
         dims = declared.type.tensor_type.shape.dim
-        return int(dims[0].dim_value) if len(dims) and dims[0].HasField("dim_value") else 0
+        return max(0, int(dims[0].dim_value)) if len(dims) and dims[0].HasField("dim_value") else 0
 
     def _forward_fixed(self, x: np.ndarray, tensors: Sequence[str], fixed: int) -> dict[str, np.ndarray]:
         """Run image by image on the unedited graph; a fixed batch above 1 is filled with copies."""
@@ -194,6 +198,8 @@ class Engine:
         rows = [a.reshape(len(a), -1).astype(np.float64) for a in results.values() if a.ndim and a.dtype.kind == "f"]
         if not rows:
             raise ModelError("the model has no output of floating-point numbers, so there is nothing to explain.")
+        if len({len(row) for row in rows}) > 1:
+            raise ModelError(f"the outputs have different batch sizes: {', '.join(str(len(row)) for row in rows)}")
         return np.concatenate(rows, axis=1)
 
     # --- gradients -------------------------------------------------------------------------------
@@ -207,8 +213,63 @@ class Engine:
         rule: str = "backprop",
         float64: bool = False,
     ) -> Gradients:
-        """Vector-Jacobian products of the canonical graph; see :mod:`onnxvis.runtime.gradients`."""
-        return self.backend(float64).vjp({**self.constants, **feeds}, output, cotangents, wrt, rule)
+        """Vector-Jacobian products of the canonical graph; see :mod:`onnxvis.runtime.gradients`.
+
+        Where the file fixes the batch and the graph has that number baked in, images run one by one.
+        """
+        backend = self.backend(float64)
+        rows, fixed = len(next(iter(feeds.values()))), self._fixed_batch()
+        if not fixed or rows == fixed == 1 or self._twin_batches(feeds, output, backend):
+            return backend.vjp({**self.constants, **feeds}, output, cotangents, wrt, rule)
+        parts = [
+            self._one_row(
+                backend,
+                {n: a[i : i + 1] for n, a in feeds.items()},
+                output,
+                [c[i : i + 1] for c in cotangents],
+                wrt,
+                rule,
+            )
+            for i in range(rows)
+        ]
+        grads = [_joined([part.grads[k] for part in parts]) for k in range(len(cotangents))]
+        values = _joined([part.values for part in parts])
+        return Gradients(np.concatenate([part.output for part in parts]), values, grads, parts[0].notes)
+
+    def _twin_batches(self, feeds: Mapping[str, np.ndarray], output: str, backend: GradientBackend) -> bool:
+        """Whether the canonical graph of a file with a fixed batch runs any batch; found once, by trying."""
+        if self._twin_takes_batches is None:
+            name = self.image_input
+            if name not in feeds:
+                return False
+
+            def together(x: np.ndarray) -> np.ndarray:
+                found = backend.vjp({**self.constants, name: x}, output, (), (name,)).output
+                return found.reshape(len(found), -1)
+
+            def alone(x: np.ndarray) -> np.ndarray:
+                singles = [self._one_row(backend, {name: one[None]}, output, (), (name,)).output for one in x]
+                return np.concatenate(singles).reshape(len(x), -1)
+
+            self._twin_takes_batches = verify_batch(together, alone, feeds[name][:1]) is None
+        return self._twin_takes_batches
+
+    def _one_row(
+        self,
+        backend: GradientBackend,
+        feeds: Mapping[str, np.ndarray],
+        output: str,
+        cotangents: Sequence[np.ndarray],
+        wrt: Sequence[str],
+        rule: str = "backprop",
+    ) -> Gradients:
+        """One image on a graph with a fixed batch: the other places hold copies, which count for nothing."""
+        copies = self._fixed_batch()
+        filled = {n: np.repeat(a, copies, axis=0) for n, a in feeds.items()}
+        seeds = [np.concatenate([c, *[np.zeros_like(c)] * (copies - 1)]) for c in cotangents]
+        found = backend.vjp({**self.constants, **filled}, output, seeds, wrt, rule)
+        grads = [{n: g[:1] for n, g in per_seed.items()} for per_seed in found.grads]
+        return Gradients(found.output[:1], {n: a[:1] for n, a in found.values.items()}, grads, found.notes)
 
     def backend(self, float64: bool = False) -> GradientBackend:
         """The gradient backend, built when first needed.
@@ -267,39 +328,38 @@ class Engine:
         wrt: str,
         output: str,
         cotangent: np.ndarray,
-        gradient: np.ndarray,
         on: str,
+        float64: bool = False,
     ) -> GradientCheck | None:
-        """Finite differences of the deployed graph around ``feeds[wrt]``.
+        """The gradient at a point against finite differences of the deployed graph there.
+
+        The point is ``feeds[wrt]`` plus a little noise: where a picture is flat, many positions of a max
+        pool tie, and at a tie a gradient is one choice of several, which no difference can confirm.
 
         Args:
             feeds: one image's tensors at the cut, one row each.
             wrt: the one to move.
             output: the differentiated tensor.
             cotangent: d score / d output, of one row's shape.
-            gradient: d score / d ``wrt``, one row.
             on: words for the record.
+            float64: whether the converted model runs in double precision.
         """
-
-        base = self._tail_rows(dict(feeds), output)
-        magnitude = float(np.abs(base).max(initial=0.0))
+        weights = np.asarray(cotangent, np.float64).reshape(-1)
+        point = untied(feeds[wrt])
+        moved = {n: a if a.dtype.kind != "f" else a.astype(np.float32) for n, a in {**feeds, wrt: point}.items()}
+        at_point = self.gradients(moved, output, [np.asarray(cotangent)[None]], (wrt,), float64=float64)
+        magnitude = float(np.abs(at_point.output).max(initial=0.0))
 
         def score(points: np.ndarray) -> np.ndarray:
             values = self._tail_rows({**feeds, wrt: points}, output)
-            flat = values.reshape(len(values), -1).astype(np.float64)
-            return np.asarray(flat @ np.asarray(cotangent, np.float64).reshape(-1))
+            return np.asarray(values.reshape(len(values), -1).astype(np.float64) @ weights)
 
-        return check_gradient(score, feeds[wrt][0], gradient, magnitude, on)
+        return check_gradient(score, point[0], at_point.grads[0][wrt][0], magnitude, on)
 
     def _tail_rows(self, feeds: Mapping[str, np.ndarray], output: str) -> np.ndarray:
         if set(feeds) == {self.image_input}:
             return self.forward(feeds[self.image_input], (output,))[output]
-        try:
-            return self.tail(feeds, output)
-        except OnnxvisError:
-            rows = max(len(a) for a in feeds.values())
-            singles = [{n: a[i : i + 1] if len(a) == rows else a for n, a in feeds.items()} for i in range(rows)]
-            return np.concatenate([self.tail(single, output) for single in singles])
+        return self.tail(feeds, output)
 
 
 def _joined(chunks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

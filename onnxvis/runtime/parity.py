@@ -21,11 +21,12 @@ import numpy as np
 
 from onnxvis.errors import ParityError
 
-__all__ = ["GRADIENT_TOLERANCE", "OUTPUT_TOLERANCE", "Direction", "GradientCheck", "Parity", "check_gradient", "output_error"]
+__all__ = ["GRADIENT_TOLERANCE", "OUTPUT_TOLERANCE", "Direction", "GradientCheck", "Parity", "check_gradient", "output_error", "untied"]
 
 OUTPUT_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 0.1
 _GOOD = 0.03
+_JITTER = 0.02
 _PARTS = (1e-3, 3e-3, 3e-4, 1e-2, 3e-2)  # change of the score along the gradient, relative to its magnitude
 _MOVES = (3e-4, 1e-4, 1e-3, 3e-5, 3e-3)  # length of a step, relative to the input's
 
@@ -142,6 +143,16 @@ def output_error(converted: np.ndarray, deployed: np.ndarray) -> float:
         return float("inf")
     scale = max(float(np.abs(b).max(initial=0.0)), 1e-12)
     return float(np.abs(a - b).max(initial=0.0)) / scale
+
+
+def untied(values: np.ndarray, seed: int = 7) -> np.ndarray:
+    """The values plus white noise of a fiftieth of their size, in their own type.
+
+    Enough to break exact ties of flat pictures, little enough to stay where the picture is.
+    """
+    size = float(np.sqrt(np.mean(values.astype(np.float64) ** 2))) or 1.0
+    noise = np.random.default_rng(seed).standard_normal(values.shape) * (_JITTER * size)
+    return np.asarray((values.astype(np.float64) + noise).astype(values.dtype))
 
 
 def check_gradient(

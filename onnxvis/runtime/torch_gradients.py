@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ class TorchGradients:
                 }
             )
         values = {name: self._array(results[name]) for name in wrt}
-        return Gradients(self._array(score), values, grads, self._notes(rule))
+        return Gradients(self._array(score), values, grads, self._notes(rule, feeds, output))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         import torch
@@ -94,10 +95,20 @@ class TorchGradients:
     def _array(tensor: torch.Tensor) -> np.ndarray:
         return np.ascontiguousarray(tensor.detach().cpu().numpy())
 
-    def _notes(self, rule: str) -> tuple[str, ...]:
+    def _notes(self, rule: str, feeds: Mapping[str, np.ndarray], output: str) -> tuple[str, ...]:
+        """What the rule did to the activations between the feeds and the output."""
         if rule == "backprop":
             return ()
-        plain = sorted({a.op_type for a in self._graph.activations if a.treatment != "rule"})
-        ruled = sum(a.treatment == "rule" for a in self._graph.activations)
-        note = f"the {rule} rule acts at {ruled} rectifiers"
-        return (note + (f"; {', '.join(plain)} keep their ordinary derivative" if plain else ""),)
+        crossed = self._graph.activations_between(feeds, output)
+        ruled = Counter(a.op_type for a in crossed if a.treatment == "rule")
+        plain = Counter(a.op_type for a in crossed if a.treatment != "rule")
+        kept = f"the ordinary derivative is kept by {_counted(plain)}, which are no rectifiers" if plain else ""
+        if not ruled:
+            what = f"the {rule} rule found no rectifier on the way, so this is the ordinary gradient"
+            return (what, kept) if kept else (what,)
+        note = f"the {rule} rule acts at {ruled.total()} of {len(crossed)} activations: {_counted(ruled)}"
+        return (f"{note}; {kept}" if kept else note,)
+
+
+def _counted(operators: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))

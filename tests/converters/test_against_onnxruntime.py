@@ -70,6 +70,11 @@ def _windows(draw: st.DrawFn, *, pooling: bool) -> tuple[tuple[int, ...], dict[s
         attributes["pads"] = [draw(st.integers(0, k - 1)) for k in kernel * 2]
     elif how != "none":
         attributes["auto_pad"] = how
+        # onnxruntime takes negative padding where the stride jumps over cells, and in pooling it forgets the
+        # dilation; both are against the standard.
+        if how.startswith("SAME"):
+            assume(all(s <= k for s, k in zip(attributes["strides"], kernel, strict=True)))
+            assume(not pooling or "dilations" not in attributes)
     if pooling:
         attributes["ceil_mode"] = draw(st.integers(0, 1))
     return spatial, attributes
@@ -117,8 +122,6 @@ def test_conv_transpose(
 @given(_windows(pooling=True), st.integers(0, 1))
 def test_average_pool(window: tuple[tuple[int, ...], dict[str, Any]], include: int) -> None:
     spatial, attributes = window
-    # onnxruntime forgets the dilation when it computes SAME padding, against the standard.
-    assume("dilations" not in attributes or not attributes.get("auto_pad", "").startswith("SAME"))
     x = _random(2, 3, *spatial)
     opset = 19 if "dilations" in attributes else 17
     _agree_if_valid(
@@ -137,7 +140,7 @@ def test_max_pool_with_indices(window: tuple[tuple[int, ...], dict[str, Any]], o
 
 
 @COMMON
-@given(_windows(pooling=False), st.integers(1, 3))
+@given(_windows(pooling=True), st.integers(1, 3))
 def test_lp_pool(window: tuple[tuple[int, ...], dict[str, Any]], p: int) -> None:
     spatial, attributes = window
     x = _random(2, 3, *spatial)
@@ -165,7 +168,9 @@ def _resizes(draw: st.DrawFn) -> tuple[dict[str, Any], Array, Array | None, Arra
     if mode == "cubic":
         attributes["exclude_outside"] = draw(st.integers(0, 1))
         attributes["cubic_coeff_a"] = draw(st.sampled_from([-0.75, -0.5]))
-    x = _random(2, 3, draw(st.integers(2, 9)), draw(st.integers(2, 9)))
+    # Seventh parts are not exact in float32, and where they tie depends on the last bit too.
+    size = st.sampled_from([2, 3, 4, 5, 6, 8, 9])
+    x = _random(2, 3, draw(size), draw(size))
     roi = np.array([0.21, 0.13, 0.93, 1.17], np.float32)
     if draw(st.booleans()):
         attributes["keep_aspect_ratio_policy"] = draw(

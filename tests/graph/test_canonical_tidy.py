@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.formats import FLOAT, check, convnet, model_of, run
 
 from onnxvis.graph.canonical import REWRITES, Canonical, canonicalize, fold_constants
+from onnxvis.graph.canonical.describe import table
 
 RNG = np.random.default_rng(0)
 X = ("x", (FLOAT, ["n", 3, 8, 8]))
@@ -512,3 +515,8 @@ def test_outputs_of_the_canonical_graph_are_what_onnxruntime_gives():
     np.testing.assert_allclose(
         run(canonicalize(model).model, feeds)[0], run(model, feeds)[0], rtol=1e-6, atol=1e-6
     )
+
+
+def test_the_documentation_lists_every_rewrite():
+    page = Path(__file__).parents[2] / "docs" / "dialect.md"
+    assert table() in page.read_text(encoding="utf-8")

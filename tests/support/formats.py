@@ -22,6 +22,7 @@ from onnxvis.graph.canonical import Canonical, canonicalize
 __all__ = [
     "FLOAT",
     "LIGHT",
+    "OrtError",
     "Quantization",
     "check",
     "convnet",
@@ -35,6 +36,15 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+_errors = ort.capi.onnxruntime_pybind11_state
+OrtError = (
+    _errors.Fail,
+    _errors.InvalidArgument,
+    _errors.InvalidGraph,
+    _errors.NotImplemented,
+    _errors.RuntimeException,
+)
+"""What onnxruntime raises for a model that it cannot run."""
 Quantization = Literal["qdq", "qoperator", "dynamic"]
 FLOAT = TensorProto.FLOAT
 _LIGHT_FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -98,7 +108,11 @@ def feeds_of(model: ModelProto, seed: int = 0, batch: int = 1) -> dict[str, Arra
 
 
 def check(
-    model: ModelProto, feeds: dict[str, Array] | None = None, rtol: float = 1e-5, atol: float = 1e-5, batch: int = 1
+    model: ModelProto,
+    feeds: dict[str, Array] | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    batch: int = 1,
 ) -> Canonical:
     """Canonicalize, and assert equal outputs, idempotence, determinism, kept names and an unchanged argument.
 
@@ -134,7 +148,12 @@ def convnet(opset: int = 13, size: int = 16, batch: int | str = 1, seed: int = 0
     def weight(*shape: int) -> Array:
         return (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
 
-    constants = {"w1": weight(8, 3, 3, 3), "b1": weight(8, 1)[:, 0], "w2": weight(8, 8, 3, 3), "b2": weight(8, 1)[:, 0]}
+    constants = {
+        "w1": weight(8, 3, 3, 3),
+        "b1": weight(8, 1)[:, 0],
+        "w2": weight(8, 8, 3, 3),
+        "b2": weight(8, 1)[:, 0],
+    }
     constants |= {"w3": weight(10, 8), "b3": weight(10, 1)[:, 0]}
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
@@ -162,7 +181,9 @@ def saved_by_onnxruntime(model: ModelProto, level: Literal["BASIC", "EXTENDED", 
         return onnx.load(path)
 
 
-def quantized(model: ModelProto, form: Quantization, *, per_channel: bool = True, seed: int = 0) -> ModelProto:
+def quantized(
+    model: ModelProto, form: Quantization, *, per_channel: bool = True, seed: int = 0
+) -> ModelProto:
     """The model in 8 bits as ``onnxruntime.quantization`` writes it, calibrated on random inputs."""
     from onnxruntime import quantization as q
 
@@ -209,7 +230,9 @@ def light(name: str) -> ModelProto:
         if shape is None or len(shape) < 2:
             kept.append(node)
             continue
-        array = rng.standard_normal(shape.tolist(), dtype=np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
+        array = rng.standard_normal(shape.tolist(), dtype=np.float32) * np.float32(
+            np.sqrt(2 / np.prod(shape[1:]))
+        )
         model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
         model.graph.input.append(helper.make_tensor_value_info(node.output[0], FLOAT, shape.tolist()))
     del model.graph.node[:]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import Error as ProtobufError
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
 
 from onnxvis.errors import ModelError, OnnxvisError
 from onnxvis.graph.canonical import (
@@ -22,7 +22,6 @@ from onnxvis.graph.canonical import (
     batch_norm,
     clip_bounds,
     dead_code,
-    dropout_ratio,
     fold_constants,
     fused_activation,
     fused_matmul,
@@ -54,8 +53,8 @@ from onnxvis.graph.canonical import (
     slice_inputs,
     softmax_axis,
     sort,
-    sum_of_two,
     split_sizes,
+    sum_of_two,
     top_k,
     upsample,
 )
@@ -93,7 +92,6 @@ REWRITES: tuple[Rewrite, ...] = (
     legacy_attributes.REWRITE,
     axes_input.REWRITE,
     clip_bounds.REWRITE,
-    dropout_ratio.REWRITE,
     grid_sample.REWRITE,
     pad_inputs.REWRITE,
     reduce_axes.REWRITE,
@@ -111,6 +109,7 @@ _MAX_ROUNDS = 32
 _MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ArithmeticError),
     *(OSError, MemoryError, ProtobufError, onnx.defs.SchemaError),
+    *(ir.passes.InvariantError, ir.passes.PassError),
 )
 
 

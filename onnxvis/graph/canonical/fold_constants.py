@@ -23,7 +23,7 @@ _TOTAL = 5 << 27  # bytes of all constants together that growth may lead to: eno
 
 
 def affordable(model: ir.Model, elements: int, size: int) -> bool:
-    """Whether a constant that grows to that many elements of ``size`` bytes fits, in view of those there are."""
+    """Whether a constant that grows to that many elements of ``size`` bytes still fits the model."""
     wanted = elements * size
     if elements < 0:
         return False
@@ -58,7 +58,7 @@ def _folded(model: ir.Model, node: ir.Node) -> np.ndarray | None:
     if not arrays or any(array is None and not gone for array, gone in zip(arrays, absent, strict=True)):
         return None
     size = result_size(node, arrays)
-    distinct = {id(v): array.size for v, array in zip(node.inputs, arrays, strict=True) if array is not None}
+    distinct = {id(v): a.size for v, a in zip(node.inputs, arrays, strict=True) if a is not None}
     largest = max(array.itemsize for array in arrays if array is not None)
     if not 0 <= size <= sum(distinct.values()) and not affordable(model, size, max(largest, 4)):
         return None

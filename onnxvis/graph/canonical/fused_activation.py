@@ -10,6 +10,8 @@ are twins: the deployed graph does not have them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -44,7 +46,8 @@ def _activate(patch: Patch, kind: str, value: ir.Value, given: list[float]) -> i
             patch.constant(n, np.asarray(p, np.float32)) for n, p in zip(("min", "max"), given, strict=True)
         )
         return patch.op("Clip", value, low, high)
-    return patch.op(kind, value, **dict(zip(_PARAMETERS[kind], given, strict=False)))
+    attributes: dict[str, Any] = dict(zip(_PARAMETERS[kind], given, strict=False))
+    return patch.op(kind, value, **attributes)
 
 
 def _apply(model: ir.Model) -> int:
@@ -56,7 +59,7 @@ def _apply(model: ir.Model) -> int:
             continue
         patch, plain = Patch(model, node), _FUSED[node.op_type]
         attributes = {name: a.value for name, a in node.attributes.items() if name not in _OWN}
-        inputs = [value for value in node.inputs[:3]]
+        inputs = list(node.inputs[:3])
         while inputs and inputs[-1] is None:
             inputs.pop()
         value = patch.op(plain, *inputs, **attributes)

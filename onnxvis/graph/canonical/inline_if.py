@@ -70,10 +70,10 @@ def _inline(model: ir.Model, node: ir.Node, branch: ir.Graph) -> None:
         stand_in = ir.node(
             "Identity", [result], name=fresh_node_name(model, f"{node.name or old.name}_result")
         )
-        new, name = stand_in.outputs[0], old.name
+        new, kept_name = stand_in.outputs[0], old.name
         graph.insert_before(node, stand_in)
         old.name = None
-        new.name, new.shape, new.type = name, old.shape, old.type
+        new.name, new.shape, new.type = kept_name, old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     release_bodies(node)
     graph.remove(node, safe=True)

@@ -2,7 +2,7 @@
 
 y = Relu<consumed_inputs>(x)               ->   y = Relu(x)
 y = BatchNormalization<spatial=1>(x, ...)  ->   y = BatchNormalization(x, ...)
-y = RoiAlign(x, rois, i)   (before 16)     ->   y = RoiAlign<coordinate_transformation_mode=output_half_pixel>(...)
+y = RoiAlign(x, rois, i)   (before 16)     ->   y = RoiAlign<mode=output_half_pixel>(x, rois, i)
 y = Scatter(x, i, u)                       ->   y = ScatterElements(x, i, u)
 """
 

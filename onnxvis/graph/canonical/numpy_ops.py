@@ -33,7 +33,7 @@ def _axes(node: ir.Node, arrays: list[Any], index: int = 1) -> list[int] | None:
 
 def _squeeze(node: ir.Node, a: list[Any]) -> Array:
     axes = _axes(node, a)
-    return np.squeeze(a[0], axis=None if axes is None else tuple(axes))
+    return np.asarray(np.squeeze(a[0], axis=None if axes is None else tuple(axes)))
 
 
 def _unsqueeze(node: ir.Node, a: list[Any]) -> Array:
@@ -55,12 +55,9 @@ def _slice(node: ir.Node, a: list[Any]) -> Array:
     index: list[slice] = [slice(None)] * a[0].ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         extent = a[0].shape[axis]
-        start = max(start + extent, 0) if start < 0 else start
-        if end < 0:
-            end = end + extent
-            index[axis] = slice(start, None if end < 0 and step < 0 else max(end, 0), step)
-        else:
-            index[axis] = slice(start, end, step)
+        first = max(start + extent, 0) if start < 0 else start
+        last = end + extent if end < 0 else end
+        index[axis] = slice(first, max(last, 0) if last >= 0 or step > 0 else None, step)
     return np.asarray(a[0][tuple(index)])
 
 
@@ -149,7 +146,7 @@ def _dequantize(node: ir.Node, a: list[Any]) -> Array:
 def _reduce(function: Callable[..., Any]) -> _Operator:
     def apply(node: ir.Node, a: list[Any]) -> Array:
         axes = _axes(node, a)
-        if not axes and node.attributes.get_int("noop_with_empty_axes", 0):
+        if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
             return np.asarray(a[0])
         keep = bool(node.attributes.get_int("keepdims", 1))
         return np.asarray(function(a[0], axis=tuple(axes) if axes else None, keepdims=keep), dtype=a[0].dtype)
@@ -232,7 +229,7 @@ _TABLE = STRUCTURAL | ELEMENTWISE | _OTHERS
 
 
 def _window(node: ir.Node) -> slice:
-    return slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", None))
+    return slice(int(node.attributes.get_int("start", 0)), node.attributes.get_int("end", None))
 
 
 def result_size(node: ir.Node, arrays: Arrays) -> int:
@@ -247,7 +244,7 @@ def result_size(node: ir.Node, arrays: Arrays) -> int:
     if kind == "Tile" and arrays[1] is not None:
         return sizes[0] * math.prod(int(repeat) for repeat in arrays[1].reshape(-1))
     if kind == "Gather" and first is not None and first.ndim:
-        return sizes[0] // max(first.shape[node.attributes.get_int("axis", 0)], 1) * sizes[1]
+        return int(sizes[0] // max(first.shape[int(node.attributes.get_int("axis", 0))], 1) * sizes[1])
     if kind == "Range":
         start, limit, delta = (float(np.asarray(array).reshape(-1)[0]) for array in arrays)
         return (

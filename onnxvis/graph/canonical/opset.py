@@ -15,12 +15,13 @@ import onnx_ir as ir
 from onnx.defs import OpSchema, SchemaError
 
 from onnxvis.graph.canonical.rewrite import PINNED, Rewrite, dtype_of, is_default_domain, opset_of
+from onnxvis.graph.canonical.validate import type_code
 
 __all__ = ["OLDEST", "REWRITE", "misfits"]
 
 OLDEST = 7
 """The oldest operator set that onnxruntime runs as a whole."""
-_SOFTMAX_CHANGED, _SCAN_CHANGED, _RESIZE_CHANGED, _DFT_CHANGED = 13, 9, 11, 20
+_SOFTMAX_CHANGED, _SCAN_CHANGED, _RESIZE_CHANGED, _DROPOUT_CHANGED, _DFT_CHANGED = 13, 9, 11, 12, 20
 _DEFAULTS_OF_LATER_VERSIONS: dict[tuple[str, str], object] = {
     ("Cast", "saturate"): 1,
     ("Cast", "round_mode"): "up",
@@ -61,6 +62,8 @@ def _meaning_changed(node: ir.Node, version: int) -> bool:
         return "axis" not in node.attributes
     if kind == "Resize" and version < _RESIZE_CHANGED:
         return "coordinate_transformation_mode" not in node.attributes
+    if kind == "Dropout" and version < _DROPOUT_CHANGED:
+        return True  # its mask; a Dropout without one is an Identity by now
     if kind == "DFT":
         return version >= _DFT_CHANGED
     return kind == "Scan" and version < _SCAN_CHANGED
@@ -80,7 +83,7 @@ def _types_fit(node: ir.Node, schema: OpSchema) -> bool:
 
 
 def _spelled(kind: ir.DataType) -> str:
-    return onnx.TensorProto.DataType.Name(int(kind)).lower()  # type: ignore[arg-type]
+    return str(onnx.TensorProto.DataType.Name(int(kind))).lower()
 
 
 def _fits(node: ir.Node, version: int) -> bool:
@@ -102,9 +105,7 @@ def _fits(node: ir.Node, version: int) -> bool:
             and node.attributes.get_string(name) not in values
         ):
             return False
-    if any(
-        name in known and int(known[name].type.value) != int(a.type) for name, a in node.attributes.items()
-    ):
+    if any(name in known and type_code(known[name]) != int(a.type) for name, a in node.attributes.items()):
         return False
     inputs = max((i + 1 for i, value in enumerate(node.inputs) if value is not None), default=0)
     arity = schema.min_input <= inputs <= schema.max_input and len(node.outputs) <= schema.max_output

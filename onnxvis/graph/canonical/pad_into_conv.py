@@ -1,6 +1,7 @@
 """Let a convolution pad for itself.
 
-    p = Pad<constant>(x, [0,0,t,l, 0,0,b,r], 0); y = Conv<pads=[0,0,0,0]>(p, w)   ->   y = Conv<pads=[t,l,b,r]>(x, w)
+    p = Pad<constant>(x, [0,0,t,l, 0,0,b,r], 0)
+    y = Conv<pads=[0,0,0,0]>(p, w)                 ->   y = Conv<pads=[t,l,b,r]>(x, w)
 
 Only where the convolution is the sole reader of ``p``. TensorFlow's SAME padding arrives in this form.
 """

@@ -4,7 +4,7 @@
                          ->   f = Add(DequantizeLinear(a, sa, za), DequantizeLinear(b, sb, zb))
                               y = QuantizeLinear(f, sy, zy)
 
-Likewise Mul, Sigmoid, LeakyRelu, Softmax, Concat, Where, AveragePool, GlobalAveragePool and ReduceMean. Their
+Likewise Mul, Sigmoid, LeakyRelu, Softmax, Concat, Where, AveragePool and GlobalAveragePool. Their
 channels-last variants stay.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from onnxvis.graph.canonical.quantization import Triple, dequantize, quantize
-from onnxvis.graph.canonical.rewrite import PINNED, Patch, Rewrite, input_of, is_default_domain, opset_of
+from onnxvis.graph.canonical.rewrite import Patch, Rewrite, input_of, is_default_domain
 from onnxvis.graph.canonical.softmax_axis import flattened_softmax
 
 __all__ = ["REWRITE"]
@@ -26,7 +26,6 @@ _UNARY = {
     "QLinearLeakyRelu": "LeakyRelu",
     "QLinearAveragePool": "AveragePool",
     "QLinearGlobalAveragePool": "GlobalAveragePool",
-    "QLinearReduceMean": "ReduceMean",
 }
 _BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
 _NOT_OURS = ("channels_last", "opset")
@@ -90,8 +89,6 @@ def _apply(model: ir.Model) -> int:
             continue
         if node.attributes.get_int("channels_last", 0) or any(value is None for value in node.inputs[:2]):
             continue
-        if node.op_type == "QLinearReduceMean" and opset_of(model) > PINNED:
-            continue  # later operator sets want the axes as an input
         count += _WRITERS[node.op_type](Patch(model, node), node)
     return count
 

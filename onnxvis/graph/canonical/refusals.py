@@ -41,14 +41,15 @@ def _integer(node: NodeProto, name: str) -> int:
 def _foreign(node: NodeProto) -> str | None:
     if node.domain.startswith("com.microsoft.nchwc") or node.domain.startswith("com.ms.internal"):
         return (
-            f"the file was saved by onnxruntime with ORT_ENABLE_ALL: node {_name(node)} works on a blocked memory "
-            "layout of this machine, of which no gradient is known. Use the original file, or save the optimized one "
-            "with ORT_ENABLE_EXTENDED."
+            f"the file was saved by onnxruntime with ORT_ENABLE_ALL: node {_name(node)} works on a blocked "
+            "memory layout of this machine, of which no gradient is known. Use the original file, or save "
+            "the optimized one with ORT_ENABLE_EXTENDED."
         )
     if node.domain not in _DEFAULT:
         return (
-            f"node {_name(node)} uses the operator {node.domain}.{node.op_type}, of which no gradient is known. "
-            "Use the file from before the optimization or quantization that put it there, or export the model again."
+            f"node {_name(node)} uses the operator {node.domain}.{node.op_type}, of which no gradient is "
+            "known. Use the file from before the optimization or quantization that put it there, or export "
+            "the model again."
         )
     return None
 
@@ -57,15 +58,17 @@ def _standard(node: NodeProto, used: set[str]) -> str | None:
     kind = node.op_type
     if kind in _CONTROL_FLOW:
         return (
-            f"node {_name(node)} is a {kind} whose course depends on the input, so there is no one graph to "
-            "differentiate. Export the model without control flow (trace it, or fix the sizes it branches on)."
+            f"node {_name(node)} is a {kind} whose course depends on the input, so there is no one graph "
+            "to differentiate. Export the model without control flow (trace it, or fix the "
+            "sizes it branches on)."
         )
     if kind == "BatchNormalization" and (
         _integer(node, "training_mode") or any(o in used for o in node.output[1:])
     ):
         return (
-            f"node {_name(node)} is a BatchNormalization in training mode: the answer for one picture depends on the "
-            "others in its batch. Export the model in evaluation mode (`model.eval()` in PyTorch)."
+            f"node {_name(node)} is a BatchNormalization in training mode: the answer for one picture "
+            "depends on the others in its batch. Export the model in evaluation mode (`model.eval()` in "
+            "PyTorch)."
         )
     if kind == "Dropout" and len(node.input) > 2 and node.input[2]:
         return (
@@ -80,14 +83,14 @@ def _unknown(node: NodeProto, version: int) -> str | None:
         onnx.defs.get_schema(node.op_type, version, "")
     except onnx.defs.SchemaError:
         return (
-            f"node {_name(node)} uses the operator {node.op_type}, which operator set {version} does not have. "
-            "The file is probably the result of an incomplete export: export the model again."
+            f"node {_name(node)} uses the operator {node.op_type}, which operator set {version} does not "
+            "have. The file is probably the result of an incomplete export: export the model again."
         )
     return None
 
 
 def refusal(model: ModelProto) -> str | None:
-    """Why gradients cannot be had from a canonical model, with the remedy; ``None`` where nothing speaks against it.
+    """Why gradients cannot be had from a canonical model, with the remedy; ``None`` where they can.
 
     Args:
         model: the result of :func:`onnxvis.graph.canonical.canonicalize`.

@@ -86,12 +86,12 @@ def _combine(kind: str, left: object, right: object, fresh: Symbol) -> int | Sym
     a, b = int(left), int(right)  # type: ignore[call-overload]
     if kind == "Div":
         return fresh if b == 0 else int(abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1))
-    return {"Add": a + b, "Sub": a - b, "Mul": a * b}[kind]
+    return int({"Add": a + b, "Sub": a - b, "Mul": a * b}[kind])
 
 
 def _arithmetic(node: ir.Node, arrays: list[np.ndarray | None]) -> Partial | None:
     left, right = arrays
-    if left is None or right is None or node.attributes.get_int("broadcast", 0):
+    if left is None or right is None or "broadcast" in node.attributes:
         return None
     a, b = np.broadcast_arrays(left.astype(object), right.astype(object))
     if a.size > _MOST:

@@ -43,10 +43,9 @@ def _raise_attributes(node: ir.Node) -> int:
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALF:
             node.attributes[name] = ir.AttrTensor(name, _raised(attribute.as_tensor()))
             changed = 1
-        elif attribute.type == ir.AttributeType.INT and name in _TYPE_ATTRIBUTES and is_default_domain(node):
-            if attribute.as_int() in _HALF:
-                node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
-                changed = 1
+        elif name in _TYPE_ATTRIBUTES and is_default_domain(node) and attribute.value in _HALF:
+            node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
+            changed = 1
     return changed
 
 

@@ -1,6 +1,6 @@
 """Bring Upsample and the first Resize to the Resize of opset 17.
 
-    y = Upsample<scales=[1,1,2,2], mode=nearest>(x)   ->   y = Resize<asymmetric, nearest, floor>(x, , [1,1,2,2])
+    y = Upsample<scales=[1,1,2,2]>(x)                 ->   y = Resize<asymmetric, floor>(x, , [1,1,2,2])
     y = Upsample(x, scales)  y = Resize-10(x, scales) ->   y = Resize<asymmetric, ...>(x, , scales)
 
 The first Resize rounds up where it shrinks and down where it enlarges, as onnxruntime does; with one

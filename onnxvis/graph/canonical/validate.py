@@ -15,7 +15,7 @@ from onnx.defs import OpSchema, SchemaError, get_schema
 
 from onnxvis.errors import ModelError
 
-__all__ = ["validate"]
+__all__ = ["type_code", "validate"]
 
 _ADVICE = "Export the model again, or repair the file: `onnx.checker.check_model` describes its state."
 _SUB_BYTE = {"UINT4", "INT4", "FLOAT4E2M1", "UINT2", "INT2"}
@@ -38,6 +38,11 @@ def _schema_of(node: NodeProto, imports: dict[str, int]) -> OpSchema | None:
         return None
 
 
+def type_code(declared: OpSchema.Attribute) -> int:
+    """The number that AttributeProto uses for the type of a schema's attribute."""
+    return int(getattr(declared.type, "value"))  # noqa: B009 (an enum without typed members)
+
+
 def _check_attributes(node: NodeProto, schema: OpSchema) -> None:
     seen: set[str] = set()
     for attribute in node.attribute:
@@ -50,9 +55,9 @@ def _check_attributes(node: NodeProto, schema: OpSchema) -> None:
             )
         if attribute.ref_attr_name:
             continue
-        expected = int(schema.attributes[attribute.name].type.value)
+        expected = type_code(schema.attributes[attribute.name])
         if attribute.type != expected:
-            wanted = AttributeProto.AttributeType.Name(expected).lower()  # type: ignore[arg-type]
+            wanted = AttributeProto.AttributeType.Name(expected).lower()
             raise _refuse(f"the attribute {attribute.name!r} of {_where(node)} is not of type {wanted}")
     for name, declared in schema.attributes.items():
         if declared.required and name not in seen:
@@ -76,7 +81,7 @@ def _check_tensor(tensor: TensorProto) -> None:
     if any(extent < 0 for extent in tensor.dims):
         raise _refuse(f"the initializer {tensor.name!r} has a negative extent")
     try:
-        kind = TensorProto.DataType.Name(tensor.data_type)  # type: ignore[arg-type]
+        kind = TensorProto.DataType.Name(tensor.data_type)
     except ValueError as error:
         raise _refuse(
             f"the initializer {tensor.name!r} has the unknown element type {tensor.data_type}"

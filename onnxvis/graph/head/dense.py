@@ -34,17 +34,16 @@ def _without_positions(index: GraphIndex, fields: Mapping[str, TensorField], log
     layer = next((t for t in reversed(cuts) if map_units(fields, t) > 1), None)
     if layer is None or layer == source:
         reason = "no activation map lies on every path to the output, so there is no layer to explain with"
-        return Head("none", None, None, None, None, None, None, None, None, (), False, reason)
+        return Head.nowhere(reason)
     shape = tuple(index.shapes[layer])
     spatial = fields[layer].spatial_axes
     assert spatial is not None
-    rest = [a for a in range(len(shape)) if a not in spatial]
     return Head(
         kind="none",
         cam_layer=layer,
         cam_shape=shape,
         spatial_axes=spatial,
-        channel_axis=rest[-1] if rest else None,
+        channel_axis=fields[layer].channel_axis(len(shape)),
         pool=None,
         linear=None,
         weight=None,
@@ -111,7 +110,6 @@ def _head(
     shape = tuple(index.shapes[layer])
     spatial = fields[layer].spatial_axes
     assert spatial is not None
-    rest = [a for a in range(len(shape)) if a not in spatial]
     weight, bias = weight_tensors(index, node)
     several = "" if ends == 1 else f", the deepest of the {ends} layers that end together in the output"
     return Head(
@@ -119,7 +117,7 @@ def _head(
         cam_layer=layer,
         cam_shape=shape,
         spatial_axes=spatial,
-        channel_axis=rest[-1] if rest else None,
+        channel_axis=fields[layer].channel_axis(len(shape)),
         pool=None,
         linear=index.label(node),
         weight=weight,

@@ -48,11 +48,11 @@ def find_head(
     """How the logits come from the last feature map, and which map to explain with.
 
     The walk follows the tensors that every path from the picture to the logits passes. Where a global pool
-    ends the maps, the layer is what enters the pool (int8 pairs of QuantizeLinear and DequantizeLinear do not
-    change that: it is the float tensor at the pool). Where positions are flattened instead (VGG, AlexNet),
-    the layer is the activated output of the last convolution, before any pooling that stands between it and
-    the flattening: that is the last map with a whole image's resolution, and the usual choice in papers. For
-    a dense output it is the map that enters the last convolution, the deepest one if several end together.
+    ends the maps, the layer is what enters the pool (of an int8 pair of QuantizeLinear and DequantizeLinear
+    it is the float tensor at the pool). Where positions are flattened instead (VGG, AlexNet), the layer is
+    the activated output of the last convolution, before any pooling that stands between it and the
+    flattening: it has the finest grid of the last stage, and Grad-CAM is usually shown there. For a dense
+    output it is the map that enters the last convolution, the deepest one if several end together.
 
     Args:
         model: the graph.
@@ -73,7 +73,7 @@ def find_head(
         reason = (
             "no tensor that every path passes is a map with positions, so there is no layer to explain with"
         )
-        return Head("none", None, None, None, None, None, None, None, None, (), False, reason)
+        return Head.nowhere(reason)
     return _pooled(index, fields, tail) if tail.pool is not None else _flattened(index, fields, tail)
 
 
@@ -103,7 +103,7 @@ def _pooled(index: GraphIndex, fields: Mapping[str, TensorField], tail: _Tail) -
     kinds = [r.kind for r in roles]
     linear = [r for r in roles if r.kind == "linear"]
     rest = [k for k in kinds if k not in ("linear", "bias")]
-    # A bias before the linear layer shifts the mean: linear still, but not the weighted sum CAM needs.
+    # A constant added before the linear layer is a normalization's shift, not the linear layer's bias.
     plain = len(linear) == 1 and not rest and not linear[0].activated and kinds[0] == "linear"
     averages = pool.pooling in ("mean", "sum")
     kind: HeadKind
@@ -115,7 +115,7 @@ def _pooled(index: GraphIndex, fields: Mapping[str, TensorField], tail: _Tail) -
     elif plain:
         kind = "gap-conv1x1" if "Conv" in linear[0].node.op_type else "gap-linear"
         tells = "the logits are linear in its mean"
-    elif len(linear) == 1 and rest and set(rest) <= {"norm", "affine"}:
+    elif len(linear) == 1 and not linear[0].activated and set(rest) <= {"norm", "affine"}:
         kind, tells = "gap-norm-linear", "a normalization stands between the pool and the linear layer"
     else:
         kind, tells = "gap-mlp", f"{_count(linear)} after the pool, so the logits are not linear in its mean"
@@ -200,7 +200,6 @@ def _finish(
     field = fields[layer]
     spatial = field.spatial_axes
     assert spatial is not None
-    rest = [a for a in range(len(shape)) if a not in spatial]
     last = maker or next((r for r in reversed(tail.roles) if r.kind == "linear"), None)
     weight, bias = weight_tensors(index, last.node) if last is not None else (None, None)
     if last is not None and bias is None and maker is None:
@@ -218,7 +217,7 @@ def _finish(
         cam_layer=layer,
         cam_shape=tuple(shape),
         spatial_axes=spatial,
-        channel_axis=rest[-1] if rest else None,
+        channel_axis=field.channel_axis(len(shape)),
         pool=index.label(pool.node) if pool is not None else None,
         linear=index.label(last.node) if last is not None else None,
         weight=weight,

@@ -131,7 +131,8 @@ def _peel(index: GraphIndex, output: str) -> tuple[str, Activation | None, tuple
         squashing = _squashing(index, node)
         if squashing is not None:
             path += squashing.operators
-            return squashing.source, squashing.kind, tuple(path), squashing.axis
+            source, more = _in_the_outputs_shape(index, squashing.source, index.shapes.get(output))
+            return source, squashing.kind, (*path, *more), squashing.axis
         data = index.data_inputs(node)
         if len(data) != 1 or not (_keeps_values(index, node) or node.op_type == "ArgMax"):
             break
@@ -140,6 +141,18 @@ def _peel(index: GraphIndex, output: str) -> tuple[str, Activation | None, tuple
         if node.op_type == "ArgMax":
             found = tensor, len(path)
     return found[0], None, tuple(path[: found[1]]), None
+
+
+def _in_the_outputs_shape(
+    index: GraphIndex, tensor: str, shape: tuple[int, ...] | None
+) -> tuple[str, tuple[str, ...]]:
+    """Step back over a flattening that was put in only for a softmax of one axis and is undone after it."""
+    node = index.producer(tensor)
+    if node is not None and node.op_type in _SAME_ORDER and _keeps_values(index, node):
+        before = node.input[0]
+        if index.shapes.get(before) == shape and before in index.data_inputs(node):
+            return before, (node.op_type,)
+    return tensor, ()
 
 
 def _keeps_values(index: GraphIndex, node: NodeProto) -> bool:

@@ -88,3 +88,8 @@ class Head:
     chain: tuple[str, ...]
     cam_applies: bool
     reason: str
+
+    @classmethod
+    def nowhere(cls, reason: str) -> Head:
+        """No head and no layer."""
+        return cls("none", None, None, None, None, None, None, None, None, (), False, reason)

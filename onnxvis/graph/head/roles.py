@@ -229,7 +229,7 @@ def _several(index: GraphIndex, nodes: Sequence[NodeProto]) -> Role:
         return Role("block", last)
     if operators <= _POINTWISE:
         return Role("nonlinear", last)
-    if operators <= _POINTWISE | _STATISTICS | {"Expand"} and operators & {"Div", "Mul", "Reciprocal"}:
+    if operators <= _POINTWISE | _STATISTICS | {"Expand"} and operators & _STATISTICS:
         return Role("norm", last)
     if operators <= _RESAMPLING and operators & _MOVES_POSITIONS:
         return Role("local-pool", last)
@@ -260,6 +260,9 @@ def _whole_pool(index: GraphIndex, fields: Mapping[str, TensorField], node: Node
         return Role("pool", node, pooling)
     if not spatial and _merged_positions(index, fields, source) == math.prod(shape[a] for a in reduced):
         return Role("pool", node, pooling)
+    if not spatial and len(shape) > 2 and pooling in ("mean", "max", "sum"):
+        # The end of an adaptive pool that began with gathers.
+        return Role("local-pool", node, pooling)
     return Role("norm" if pooling == "norm" else "block", node)
 
 

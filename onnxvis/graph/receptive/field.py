@@ -106,6 +106,12 @@ class TensorField:
         """The tensor axes ``(rows, cols)``, or None where a position is lost."""
         return None if self.rows is None or self.cols is None else (self.rows.axis, self.cols.axis)
 
+    def channel_axis(self, rank: int) -> int | None:
+        """The channel axis of a map of ``rank`` axes: the last one that follows neither rows nor columns."""
+        taken = {f.axis for f in (self.rows, self.cols) if f is not None}
+        rest = [a for a in range(rank) if a not in taken]
+        return rest[-1] if rest else None
+
     def box(
         self, row: int, col: int, image_size: tuple[int, int] | None = None, clip: bool = True
     ) -> tuple[int, int, int, int]:
