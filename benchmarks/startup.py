@@ -54,9 +54,7 @@ class Cold:
 
 
 def python(code: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -84,9 +82,7 @@ def clocked(arguments: list[str], environment: dict[str, str]) -> tuple[float, f
 
 def cold(command: str, arguments: list[str], repeats: int, scratch: Path) -> Cold:
     loaded, environment = scratch / "loaded.json", {**os.environ, "NUMBA_CACHE_DIR": str(scratch / "numba")}
-    runs = [
-        clocked([sys.executable, "-c", COMMAND, str(loaded), *arguments], environment) for _ in range(repeats)
-    ]
+    runs = [clocked([sys.executable, "-c", COMMAND, str(loaded), *arguments], environment) for _ in range(repeats)]
     peaks = [peak for *_, peak in runs if peak is not None]
     return Cold(
         command,
@@ -108,16 +104,10 @@ def main() -> int:
     found = [json.loads(python(IMPORT)) for _ in range(options.imports)]
     median, slowest = statistics.median(s for s, _ in found), max(s for s, _ in found)
     heavy = sorted({name for _, names in found for name in names})
-    print(
-        f"import onnxvis: median {median * 1e3:.1f} ms, slowest {slowest * 1e3:.1f} ms of {options.imports}"
-    )
-    print(
-        f"  heavy modules loaded by it: {', '.join(heavy) or 'none'}; goal below {IMPORT_GOAL * 1e3:.0f} ms"
-    )
+    print(f"import onnxvis: median {median * 1e3:.1f} ms, slowest {slowest * 1e3:.1f} ms of {options.imports}")
+    print(f"  heavy modules loaded by it: {', '.join(heavy) or 'none'}; goal below {IMPORT_GOAL * 1e3:.0f} ms")
 
-    files = (
-        "from onnxvis.demo import lite0, photo; import json; print(json.dumps([str(lite0()), str(photo())]))"
-    )
+    files = "from onnxvis.demo import lite0, photo; import json; print(json.dumps([str(lite0()), str(photo())]))"
     model, picture = json.loads(python(files).splitlines()[-1])
     rows = []
     with tempfile.TemporaryDirectory() as name:

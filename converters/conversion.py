@@ -34,10 +34,7 @@ def convert(model: onnx.ModelProto, dtype: torch.dtype = torch.float32) -> Torch
         UnsupportedOperatorError: names every operator (domain, version, node) that no converter knows.
         ConversionError: names every node whose form cannot be converted, and why.
     """
-    versions = {
-        "" if entry.domain in _DEFAULT_DOMAINS else entry.domain: entry.version
-        for entry in model.opset_import
-    }
+    versions = {"" if entry.domain in _DEFAULT_DOMAINS else entry.domain: entry.version for entry in model.opset_import}
     if model.functions:
         names = ", ".join(sorted({f"{f.domain}::{f.name}" for f in model.functions}))
         raise ConversionError(f"The model has local functions ({names}); inline them first (onnx.inliner).")
@@ -60,50 +57,46 @@ class _Converter:
         self._types.update(_element_types(graph))
         own = self._constants(graph)
         scope = {**outer, **own}
-        nodes = [proto for proto in graph.node if not self._is_constant(proto, own)]
-        library = Onnx2Torch(graph)
-        steps: list[Step] = []
-        modules: list[nn.Module] = []
-        unknown: list[str] = []
-        refused: list[str] = []
-        for proto in nodes:
-            node = self._view(proto, scope)
-            try:
-                operator = self._operator(node, library)
-            except UnsupportedOperatorError as error:
-                unknown.append(str(error))
-                continue
-            except ConversionError as error:
-                refused.append(str(error))
-                continue
-            steps.append(
-                Step(
-                    len(modules),
-                    node.name,
-                    node.op_type,
-                    operator.inputs,
-                    node.outputs,
-                    operator.host,
-                    operator.activation,
-                )
-            )
-            modules.append(operator.module)
-        if unknown:
-            raise UnsupportedOperatorError("\n".join(dict.fromkeys(unknown)))
-        if refused:
-            raise ConversionError("\n".join(refused))
+        steps, modules = self._operators(graph, own, scope)
         inputs = [value.name for value in graph.input if value.name not in own]
         ordered = sort_steps(steps, {*inputs, *scope})
         outputs = [value.name for value in graph.output]
-        return TorchGraph(
-            modules, ordered, own, input_names=inputs, output_names=outputs, working=self._working
-        )
+        return TorchGraph(modules, ordered, own, input_names=inputs, output_names=outputs, working=self._working)
 
-    def _operator(self, node: Node, library: Onnx2Torch) -> Operator:
-        ours = find_converter(node.domain, node.op_type, node.version) or library.find(node)
-        if ours is None:
-            raise UnsupportedOperatorError(f"No torch converter for {node.where}.")
-        return ours(node)
+    def _operators(
+        self, graph: onnx.GraphProto, own: Mapping[str, Tensor], scope: Mapping[str, Tensor]
+    ) -> tuple[list[Step], list[nn.Module]]:
+        """Every node converted; all that cannot be is reported at once."""
+        library = Onnx2Torch(graph)
+        steps: list[Step] = []
+        modules: list[nn.Module] = []
+        unknown: dict[str, list[str]] = {}
+        unknown_inside: list[str] = []
+        refused: list[str] = []
+        for proto in graph.node:
+            if self._is_constant(proto, own):
+                continue
+            node = self._view(proto, scope)
+            convert_node = find_converter(node.domain, node.op_type, node.version) or library.find(node)
+            if convert_node is None:
+                unknown.setdefault(node.operator, []).append(repr(node.name))
+                continue
+            try:
+                made = convert_node(node)
+            except ConversionError as error:
+                refused.append(str(error))
+                continue
+            except UnsupportedOperatorError as error:  # from the body of an If or Loop
+                unknown_inside.append(f"In {node.where}: {error}")
+                continue
+            steps.append(_step(len(modules), node, made))
+            modules.append(made.module)
+        missing = [_unknown(operator, names) for operator, names in unknown.items()] + unknown_inside
+        if missing:
+            raise UnsupportedOperatorError("\n".join(missing + refused))
+        if refused:
+            raise ConversionError("\n".join(refused))
+        return steps, modules
 
     def _constants(self, graph: onnx.GraphProto) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -146,21 +139,27 @@ class _Converter:
         return module, module.captured_names
 
 
+def _step(index: int, node: Node, made: Operator) -> Step:
+    return Step(index, node.name, node.op_type, made.inputs, node.outputs, made.host, made.activation)
+
+
+def _unknown(operator: str, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    count = "node" if len(names) == 1 else f"{len(names)} nodes:"
+    return f"No torch converter for {operator} ({count} {shown})."
+
+
 def _refuse_other_values(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output):
         kind = value.type.WhichOneof("value")
         if kind not in (None, "tensor_type"):
-            raise ConversionError(
-                f"{value.name!r} is not a tensor but a value of {kind}; only tensors are supported."
-            )
+            raise ConversionError(f"{value.name!r} is not a tensor but a value of {kind}; only tensors are supported.")
 
 
 def _element_types(graph: onnx.GraphProto) -> dict[str, int]:
     """ONNX element types by tensor name, as far as the file states them."""
     values = (*graph.value_info, *graph.output, *graph.input)
-    types = {
-        value.name: value.type.tensor_type.elem_type for value in values if value.type.tensor_type.elem_type
-    }
+    types = {value.name: value.type.tensor_type.elem_type for value in values if value.type.tensor_type.elem_type}
     types |= {proto.name: proto.data_type for proto in graph.initializer}
     for node in graph.node:
         for attribute in node.attribute:

@@ -176,9 +176,7 @@ def _smoothed(axis: AxisResize, x: Array) -> Array:
     for offset in range(-reach, reach + 1):
         place = base + offset
         distance = (x - place) * axis.scale
-        weight = (
-            np.maximum(1.0 - np.abs(distance), 0.0) if axis.mode == "linear" else _keys(distance, axis.cubic)
-        )
+        weight = np.maximum(1.0 - np.abs(distance), 0.0) if axis.mode == "linear" else _keys(distance, axis.cubic)
         if axis.exclude_outside:
             weight = np.where((place < 0) | (place >= axis.size), 0.0, weight)
         np.add.at(matrix, (rows, np.clip(place, 0, axis.size - 1)), weight)

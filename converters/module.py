@@ -109,6 +109,23 @@ class TorchGraph(nn.Module):
         made = (name for step in self._steps for name in step.outputs if name)
         return (*self.input_names, *self.captured_names, *made)
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The nodes in the order they run."""
+        return self._steps
+
+    def constant(self, name: str) -> Tensor | None:
+        """The value of a constant of the graph, None where the name is not one."""
+        return self._buffers[self._buffer_of[name]] if name in self._buffer_of else self._host.get(name)
+
+    def run_step(self, step: Step, arguments: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """Run one node on given tensors, in the order of ``step.inputs``.
+
+        Raises:
+            ConversionError: the node failed; the message names it.
+        """
+        return self._call(step, list(arguments), None)
+
     def activations_between(self, feeds: Iterable[str], output: str) -> tuple[Activation, ...]:
         """The activations that run when ``output`` is computed from ``feeds``, in the order they run."""
         made = {name for step in self._plan(frozenset(feeds), (output,)).steps for name in step.outputs}
@@ -193,12 +210,14 @@ class TorchGraph(nn.Module):
     def _read(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         value = values.get(name)
         if value is None:
-            value = self._buffers[self._buffer_of[name]] if name in self._buffer_of else self._host[name]
+            value = self.constant(name)
             assert value is not None
         return value
 
-    def _run(self, step: Step, values: Mapping[str, Tensor], rule: ReluRule | None) -> Sequence[Tensor]:
-        arguments = [self._read(name, values) if name else None for name in step.inputs]
+    def _run(self, step: Step, values: Mapping[str, Tensor], rule: ReluRule | None) -> tuple[Tensor, ...]:
+        return self._call(step, [self._read(name, values) if name else None for name in step.inputs], rule)
+
+    def _call(self, step: Step, arguments: list[Tensor | None], rule: ReluRule | None) -> tuple[Tensor, ...]:
         if self._probe_buffer.device.type != "cpu":
             self._align(step, arguments)
         options: dict[str, Any] = {}
@@ -216,9 +235,7 @@ class TorchGraph(nn.Module):
         results = (result,) if isinstance(result, Tensor) else tuple(result)
         # A tensor that passes through unchanged becomes its own place in the autograd graph: a gradient taken
         # with respect to the node's output must not collect what flows around the node.
-        return tuple(
-            value.view_as(value) if any(value is given for given in arguments) else value for value in results
-        )
+        return tuple(value.view_as(value) if any(value is given for given in arguments) else value for value in results)
 
     def _align(self, step: Step, arguments: list[Tensor | None]) -> None:
         """Bring tensors to one device where shape-like (CPU) and data-like ones meet."""

@@ -34,9 +34,7 @@ class Onnx2Torch:
         versions = [
             key.version
             for key in table
-            if key.domain == node.domain
-            and key.operation_type == node.op_type
-            and key.version <= node.version
+            if key.domain == node.domain and key.operation_type == node.op_type and key.version <= node.version
         ]
         if not versions:
             return None
@@ -48,9 +46,7 @@ class Onnx2Torch:
             from onnx2torch.onnx_graph import OnnxGraph
 
             self._graph = OnnxGraph(self._proto)
-            self._nodes = {
-                name: view for view in self._graph.nodes.values() for name in view.output_values if name
-            }
+            self._nodes = {name: view for view in self._graph.nodes.values() for name in view.output_values if name}
         view = self._nodes[next(name for name in node.outputs if name)]
         try:
             result = theirs(view, self._graph)

@@ -36,9 +36,7 @@ class Plan:
     missing: tuple[str, ...]
 
 
-def make_plan(
-    steps: Sequence[Step], known: Collection[str], feeds: Collection[str], fetch: Sequence[str]
-) -> Plan:
+def make_plan(steps: Sequence[Step], known: Collection[str], feeds: Collection[str], fetch: Sequence[str]) -> Plan:
     """Walk back from the fetched tensors, stopping at fed ones and at constants (``known``)."""
     maker = {name: step for step in steps for name in step.outputs if name}
     needed: set[int] = set()
@@ -82,9 +80,7 @@ def sort_steps(steps: Sequence[Step], available: Iterable[str]) -> list[Step]:
     for step in steps:
         for name in filter(None, step.outputs):
             if name in maker:
-                raise ConversionError(
-                    f"Nodes {maker[name].name!r} and {step.name!r} both make tensor {name!r}."
-                )
+                raise ConversionError(f"Nodes {maker[name].name!r} and {step.name!r} both make tensor {name!r}.")
             maker[name] = step
     done = set(available)
     if _in_order(steps, maker, done):

@@ -96,9 +96,14 @@ class Node:
         return self.attributes.get(name, default)
 
     @property
+    def operator(self) -> str:
+        """Domain, operator and version in one word."""
+        return f"{self.domain or 'ai.onnx'}::{self.op_type}-{self.version}"
+
+    @property
     def where(self) -> str:
         """How messages name this node."""
-        return f"{self.domain or 'ai.onnx'}::{self.op_type}-{self.version} (node {self.name!r})"
+        return f"{self.operator} (node {self.name!r})"
 
     def refuse(self, reason: str) -> ConversionError:
         """The error for a form of a known operator that cannot be converted."""

@@ -59,11 +59,7 @@ def ensure_torchvision() -> bool:
     if _libraries:
         return True
     spec = importlib.util.find_spec("torchvision")
-    if (
-        spec is None
-        or not spec.submodule_search_locations
-        or _extension_loads(spec.submodule_search_locations)
-    ):
+    if spec is None or not spec.submodule_search_locations or _extension_loads(spec.submodule_search_locations):
         return False
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:

@@ -62,15 +62,11 @@ class Window:
             out.append(count)
         return tuple(out)
 
-    def covering_pads(
-        self, spatial: Sequence[int], pads: Sequence[tuple[int, int]]
-    ) -> tuple[tuple[int, int], ...]:
+    def covering_pads(self, spatial: Sequence[int], pads: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         """Pads after which the windows fit exactly: the end grows (ceil mode) or is cut off."""
         fitted = []
         counts = self.counts(spatial, pads)
-        for n, (begin, _), e, s, count in zip(
-            spatial, pads, self.extents(), self.strides, counts, strict=True
-        ):
+        for n, (begin, _), e, s, count in zip(spatial, pads, self.extents(), self.strides, counts, strict=True):
             fitted.append((begin, (count - 1) * s + e - n - begin))
         return tuple(fitted)
 
@@ -105,8 +101,6 @@ def pad_spatial(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0.0) 
 def window_sums(x: Tensor, window: Window) -> Tensor:
     """Sums over the windows of an input they fit exactly; any rank, dilated or not."""
     rank = len(window.kernel)
-    for axis, (extent, stride, step) in enumerate(
-        zip(window.extents(), window.strides, window.dilations, strict=True)
-    ):
+    for axis, (extent, stride, step) in enumerate(zip(window.extents(), window.strides, window.dilations, strict=True)):
         x = x.unfold(x.dim() - rank + axis, extent, stride)[..., ::step].sum(dim=-1)
     return x if x.is_floating_point() else x.to(torch.int64)

@@ -150,7 +150,7 @@ def request(model: Model, method: str, options: Mapping[str, Any], layer: str | 
 def _layer_choice(model: Model, name: str | None) -> LayerChoice:
     head = model.head
     if name is None:
-        if head.cam_layer is None:
+        if head.cam_layer is None or head.channel_axis is None or head.spatial_axes is None:
             raise LayerError(
                 f"no layer of {model.name!r} could be chosen by structure: {head.reason} Name one with --layer "
                 "(layer=... in Python); `onnxvis inspect` lists them."

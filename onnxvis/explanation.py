@@ -153,10 +153,29 @@ class Explanation:
 
     def overlay(self, scale: Scale | None = None) -> Image.Image:
         """The map in colors over the original picture, at its size."""
-        from onnxvis.render import overlay
+        from onnxvis.render import draw_boxes, overlay
 
         picture, values = self.drawable()
-        return overlay(picture, values, scale or self.scale())
+        drawn = overlay(picture, values, scale or self.scale())
+        boxes = self.boxes(picture.shape[:2])
+        return draw_boxes(drawn, boxes) if boxes else drawn
+
+    def boxes(self, size: tuple[int, int]) -> list[tuple[float, float, float, float]]:
+        """The box that the method was asked for (option ``box``), where it found one.
+
+        Args:
+            size: (height, width) at which the picture is drawn.
+
+        Returns:
+            Edges ``(x0, y0, x1, y1)`` in pixels of that size; an empty list where there is no box.
+        """
+        found = self.parameters.get("box")
+        if not isinstance(found, Mapping):
+            return []
+        width, height = self.prepared.geometry.picture_size
+        x0, y0, x1, y1 = found["picture"]
+        fx, fy = size[1] / width, size[0] / height
+        return [(x0 * fx, y0 * fy, x1 * fx, y1 * fy)]
 
     def figure(self, scale: Scale | None = None) -> Image.Image:
         """The finished picture: heading, overlay, color bar with units, and the notes that matter."""
@@ -170,6 +189,7 @@ class Explanation:
             title=f"{self.method_title}: {self.target}",
             subtitle=f"score {self.score:+.3f}",
             notes=self.footer(),
+            boxes=self.boxes(picture.shape[:2]),
         )
 
     def footer(self) -> list[str]:

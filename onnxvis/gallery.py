@@ -34,11 +34,17 @@ def sheet(by_method: Sequence[Sequence[Explanation]]) -> Image.Image:
     rows = []
     for number, explanation in enumerate(first):
         picture = explanation.drawable()[0]
-        cells = [SheetCell(column[number].drawable()[1]) for column in by_method]
+        cells = [_sheet_cell(column[number], explanation.target) for column in by_method]
         rows.append(SheetRow(explanation.target, picture, cells, f"score {explanation.score:+.3f}"))
     picture_name = first[0].prepared.picture.name if first[0].prepared.picture else "array"
     notes = [first[0].logits_note]
     return contact_sheet(rows, columns, title=picture_name, notes=notes)
+
+
+def _sheet_cell(explanation: Explanation, target: str) -> SheetCell:
+    picture, values = explanation.drawable()
+    own = "" if explanation.target == target else explanation.target
+    return SheetCell(values, own, explanation.boxes(picture.shape[:2]))
 
 
 def page_picture(by_method: Sequence[Sequence[Explanation]]) -> PagePicture:

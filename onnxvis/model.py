@@ -259,7 +259,13 @@ class Model:
                 f"preprocessing=... (--preprocessing): one of {', '.join(PRESETS)}, or a TOML/JSON file. "
                 "`onnxvis inspect MODEL IMAGE` shows what the model predicts under each preset."
             )
-        return self.preprocessing.prepare(open_picture(image), self.image_input.shape, self._dtype())
+        prepared = self.preprocessing.prepare(open_picture(image), self.image_input.shape, self._dtype())
+        if prepared.layout != self.layout:
+            raise PreprocessingError(
+                f"the input {self.image_input} could be {self.layout} or {prepared.layout}: say which with "
+                "layout = ... in the preprocessing."
+            )
+        return prepared
 
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(self.image_input.dtype)
@@ -279,7 +285,8 @@ class Model:
         from onnxvis.prediction import predict
 
         several = isinstance(images, list | tuple)
-        prepared = [self.prepare(image) for image in (images if several else [images])]  # type: ignore[list-item,union-attr]
+        given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
+        prepared = [self.prepare(image) for image in given]
         answers = predict(self, [p.tensor for p in prepared], top, batch_size)
         return answers if several else answers[0]
 

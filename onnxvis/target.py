@@ -205,13 +205,27 @@ def _call(function: Callable[[Any], Any], logits: Any) -> np.ndarray:
     try:
         values = np.asarray(function(logits), dtype=np.float64)
     except Exception as error:
-        raise TargetError(f"the target function failed on logits of shape {tuple(logits.shape)}: {error}") from error
+        values = _call_with_tensor(function, logits, error)
     if values.shape != (len(logits),):
         raise TargetError(
             f"a target function maps logits (N, ...) to one number per image (N,); it returned shape {values.shape} "
             f"for {len(logits)} images."
         )
     return values
+
+
+def _call_with_tensor(function: Callable[[Any], Any], logits: Any, reason: Exception) -> np.ndarray:
+    """The same for a function written for torch; ``reason`` is why it does not take an array."""
+    import torch
+
+    try:
+        found = function(torch.from_numpy(np.asarray(logits)))
+        return np.asarray(torch.as_tensor(found).detach().numpy(), dtype=np.float64)
+    except Exception as error:
+        raise TargetError(
+            f"the target function failed on logits of shape {tuple(logits.shape)}: {reason} (as a numpy array); "
+            f"{error} (as a torch tensor)."
+        ) from reason
 
 
 def _callable_score(function: Callable[[Any], Any], logits: np.ndarray) -> Score:

@@ -17,7 +17,10 @@ MAY_IMPORT = {
     "kernels": {"errors", "graph"},
     "converters": {"errors", "graph"},
     "runtime": {"errors", "graph", "kernels", "converters"},
-    "methods": {"errors", "graph", "kernels", "runtime", "preprocessing", "target", "progress"},
+    "methods": {
+        *("errors", "graph", "kernels", "runtime", "preprocessing"),
+        *("localization", "prediction", "progress", "target"),
+    },
     "preprocessing": {"errors", "kernels", "picture"},
     "render": {"errors", "kernels"},
 }

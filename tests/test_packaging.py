@@ -42,9 +42,7 @@ def test_every_package_is_listed() -> None:
 
 
 def test_every_package_has_an_init_file() -> None:
-    assert [
-        name for name, folder in package_folders().items() if not (folder / "__init__.py").is_file()
-    ] == []
+    assert [name for name, folder in package_folders().items() if not (folder / "__init__.py").is_file()] == []
 
 
 def test_every_data_file_is_packaged() -> None:

@@ -20,9 +20,7 @@ __all__: list[str] = []
 class _Through(Emulated):
     """Dequantize groups of (value, scale, zero point), compute in float, quantize with the last pair."""
 
-    def __init__(
-        self, limits: tuple[int, int] | None, operands: int, function: Callable[..., Tensor]
-    ) -> None:
+    def __init__(self, limits: tuple[int, int] | None, operands: int, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.limits, self.operands, self.function = limits, operands, function
 

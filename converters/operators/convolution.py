@@ -129,8 +129,7 @@ def _col2im(node: Node) -> Operator:
         columns = x.reshape(n * channels, cells, *counts)
         out = _CONV_TRANSPOSE[rank](columns, basis, None, full.strides, 0, 0, 1, full.dilations)
         fitted = [
-            (-begin, begin + size - made)
-            for (begin, _), size, made in zip(pads, sizes, out.shape[2:], strict=True)
+            (-begin, begin + size - made) for (begin, _), size, made in zip(pads, sizes, out.shape[2:], strict=True)
         ]
         return pad_spatial(out, fitted).reshape(n, channels, *sizes)
 

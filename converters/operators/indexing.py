@@ -130,9 +130,7 @@ def _slice(node: Node) -> Operator:
         axes: Tensor | None = None,
         steps: Tensor | None = None,
     ) -> Tensor:
-        first, last, along = (
-            fixed if starts is None or ends is None else (starts.tolist(), ends.tolist(), None)
-        )
+        first, last, along = fixed if starts is None or ends is None else (starts.tolist(), ends.tolist(), None)
         along = axes.tolist() if axes is not None else along or list(range(len(first)))
         stride = [1] * len(first) if steps is None else steps.tolist()
         for axis, start, end, step in zip(along, first, last, stride, strict=True):

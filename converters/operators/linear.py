@@ -10,9 +10,7 @@ from onnxvis.converters.registry import Node, Operator, converter, operator
 __all__ = ["gemm"]
 
 
-def gemm(
-    a: Tensor, b: Tensor, c: Tensor | None, *, alpha: float, beta: float, flip: tuple[bool, bool]
-) -> Tensor:
+def gemm(a: Tensor, b: Tensor, c: Tensor | None, *, alpha: float, beta: float, flip: tuple[bool, bool]) -> Tensor:
     """``alpha * A' @ B' + beta * C``; ``flip`` says whether A and B are transposed."""
     a = a.T if flip[0] else a
     b = b.T if flip[1] else b

@@ -136,9 +136,7 @@ def _max_unpool(node: Node) -> Operator:
         out = list(x.shape[:2]) + plain
         total = math.prod(out)
         # The indices count in the size the pooling windows imply; a larger wanted shape is padded around it.
-        flat = torch.zeros(total, dtype=x.dtype, device=x.device).scatter(
-            0, indices.reshape(-1), x.reshape(-1)
-        )
+        flat = torch.zeros(total, dtype=x.dtype, device=x.device).scatter(0, indices.reshape(-1), x.reshape(-1))
         small = flat.reshape(out)
         if shape is None:
             return small

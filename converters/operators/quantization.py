@@ -99,9 +99,7 @@ class _ConvInteger(Emulated):
         super().__init__()
         self.convolve = conv_function(node)
 
-    def forward(
-        self, x: Tensor, w: Tensor, x_zero: Tensor | None = None, w_zero: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, x_zero: Tensor | None = None, w_zero: Tensor | None = None) -> Tensor:
         return self.convolve(self.centered(x, x_zero), self.centered(w, w_zero))
 
 
@@ -111,9 +109,7 @@ def _conv_integer(node: Node) -> Operator:
 
 
 class _MatMulInteger(Emulated):
-    def forward(
-        self, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None) -> Tensor:
         return self.centered(a, a_zero, axis=-2) @ self.centered(b, b_zero, axis=-1)
 
 

@@ -39,8 +39,7 @@ def _functions(node: Node, names: Sequence[str]) -> list[Function]:
             raise node.refuse(f"activation {name!r} is unknown")
         defaults, maker = _FUNCTIONS[name.lower()]
         values = [
-            (given.pop(0) if given else default)
-            for given, default in zip((alphas, betas), defaults, strict=False)
+            (given.pop(0) if given else default) for given, default in zip((alphas, betas), defaults, strict=False)
         ]
         made.append(maker(*values))
     return made

@@ -70,9 +70,7 @@ def _apply(
         raise ValueError("neither scales nor sizes are given")
     if made == have:  # onnxruntime copies then, whatever the scales say
         return x
-    starts, ends = (
-        (crop[: len(along)], crop[len(along) :]) if crop else ([0.0] * len(along), [1.0] * len(along))
-    )
+    starts, ends = (crop[: len(along)], crop[len(along) :]) if crop else ([0.0] * len(along), [1.0] * len(along))
     plans = {
         axis: replace(request.template, size=n, made=m, scale=ratio, start=start, end=end)
         for axis, n, m, ratio, start, end in zip(along, have, made, ratios, starts, ends, strict=True)
@@ -135,9 +133,7 @@ def _resize(node: Node) -> Operator:
     )
     crops = coordinates == "tf_crop_and_resize"
 
-    def run(
-        x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
-    ) -> Tensor:
+    def run(x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
         wanted = _given(sizes)
         whole = None if wanted is None else [int(size) for size in wanted]
         return _apply(x, request, _given(scales), whole, _given(roi) if crops else None)

@@ -38,9 +38,7 @@ def _grid_sample(node: Node) -> Operator:
 @converter("AffineGrid")
 def _affine_grid(node: Node) -> Operator:
     corners = bool(node.attr("align_corners", 0))
-    return operator(
-        node, lambda theta, size: functional.affine_grid(theta, size.tolist(), corners), host=(1,)
-    )
+    return operator(node, lambda theta, size: functional.affine_grid(theta, size.tolist(), corners), host=(1,))
 
 
 @converter("RoiAlign")

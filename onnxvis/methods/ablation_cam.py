@@ -23,7 +23,7 @@ import numpy as np
 
 from onnxvis.methods.arguments import a_flag
 from onnxvis.methods.base import Attribution, Method, Task, option
-from onnxvis.methods.cam_shared import CamOptions, Finish, places, units_first, weighted_sum
+from onnxvis.methods.cam_shared import CamOptions, Finish, places, units_first, weighted_maps
 from onnxvis.methods.layer_tail import LayerTail, score_values
 from onnxvis.methods.linear_head import LinearHead, head_or_none
 
@@ -65,7 +65,7 @@ def attribute(task: Task) -> list[list[Attribution]]:
         values = score_values(task.scores[row], task.logits[row : row + 1])[0]
         if options.relative:
             drops = drops / np.where(values == 0, np.nan, values)
-        maps = weighted_sum(drops.T, np.broadcast_to(activation.astype(np.float64), (drops.shape[1], *activation.shape)))
+        maps = weighted_maps(drops.T, activation)
         finish = Finish(units, {"relative": options.relative, "closed_form": head is not None}, (note,))
         results.append([finish(task, row, m) for m in maps])
     return results

@@ -23,7 +23,7 @@ import numpy as np
 
 from onnxvis.errors import LayerError
 from onnxvis.methods.base import Attribution, LayerChoice, Method, Task
-from onnxvis.methods.cam_shared import CONTRIBUTION, CamOptions, Finish, places, units_first, weighted_sum
+from onnxvis.methods.cam_shared import CONTRIBUTION, CamOptions, Finish, places, units_first, weighted_maps
 from onnxvis.methods.linear_head import LinearHead, confirmed_head
 from onnxvis.target import Score
 
@@ -68,11 +68,11 @@ def _result(
     direction = score.derivative(task.logits[row]).reshape(-1)
     count = activation.shape[1] * activation.shape[2]
     weights = (direction @ head.weights)[None] / count
-    layer_map = weighted_sum(weights, activation[None].astype(np.float64))[0]
+    layer_map = weighted_maps(weights, activation)[0]
     value = float(score.value(task.logits[row : row + 1])[0])
     bias = float(direction @ head.bias)
     notes: tuple[str, ...] = ()
-    parameters: dict[str, Any] = {"bias": bias, "identity_error": abs(layer_map.sum() + bias - value)}
+    parameters: dict[str, Any] = {"bias": bias, "identity_error": float(abs(layer_map.sum() + bias - value))}
     if score.function is not None:
         notes = ("the target is a function of the logits: its derivative at these logits is explained",)
     else:

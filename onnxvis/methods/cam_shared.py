@@ -29,6 +29,7 @@ __all__ = [
     "may_be_negative",
     "places",
     "units_first",
+    "weighted_maps",
     "weighted_sum",
 ]
 
@@ -176,6 +177,12 @@ def weighted_sum(weights: np.ndarray, activation: np.ndarray) -> np.ndarray:
     """Sum over units of weight times activation: ``(N, C)`` and ``(N, C, h, w)`` to ``(N, h, w)``."""
     n, c, h, w = activation.shape
     return np.asarray((weights[:, None, :] @ activation.reshape(n, c, h * w)).reshape(n, h, w))
+
+
+def weighted_maps(weights: np.ndarray, activation: np.ndarray) -> np.ndarray:
+    """The same for one image and several scores: ``(T, C)`` and ``(C, h, w)`` to ``(T, h, w)`` float64."""
+    flat = activation.reshape(len(activation), -1).astype(np.float64)
+    return np.asarray((weights @ flat).reshape(len(weights), *activation.shape[1:]))
 
 
 def layer_gradients(task: Task, method: str) -> Iterator[LayerGradients]:

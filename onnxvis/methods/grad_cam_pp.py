@@ -39,7 +39,7 @@ class GradCamPlusPlusOptions(CamOptions):
 
 def attribute(task: Task) -> list[list[Attribution]]:
     """Grad-CAM++ of every score of every image; maps ``(H, W)`` in the input grid."""
-    return gradient_maps(task, METHOD.name, combine, Finish(UNITS, {}, (_NOTE,)))
+    return gradient_maps(task, METHOD.name, combine, Finish(UNITS, {}, (_NOTE,)), positive_weights=True)
 
 
 def combine(activation: np.ndarray, gradient: np.ndarray) -> np.ndarray:

@@ -122,8 +122,7 @@ def _baseline(value: Any, image: np.ndarray) -> np.ndarray:
             raise UsageError(f"occlusion baseline is a number, 'mean' or an array, not {value!r}.") from None
     array = np.asarray(value, dtype=np.float64)
     try:
-        np.broadcast_shapes(array.shape, image.shape)
-        shaped = np.broadcast_to(array, image.shape)
+        shaped: np.ndarray = np.broadcast_to(array, image.shape)
     except ValueError:
         raise UsageError(
             f"an occlusion baseline of shape {array.shape} does not fit an image of shape {image.shape} (C, H, W)."

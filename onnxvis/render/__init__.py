@@ -3,6 +3,7 @@
 Everything here works on arrays and small values of its own and knows no model.
 """
 
+from onnxvis.render.boxes import draw_boxes
 from onnxvis.render.figure import figure, scale_note
 from onnxvis.render.overlay import has_unseen, heat_layer, heatmap, overlay
 from onnxvis.render.png import png_bytes
@@ -15,6 +16,7 @@ __all__ = [
     "SheetColumn",
     "SheetRow",
     "contact_sheet",
+    "draw_boxes",
     "figure",
     "has_unseen",
     "heat_layer",

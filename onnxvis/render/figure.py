@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
+from onnxvis.render.boxes import draw_boxes
 from onnxvis.render.colorbar import color_bar
 from onnxvis.render.fit import Fit, fit_picture, plan_fit, resize_values
 from onnxvis.render.overlay import has_unseen, overlay
@@ -38,6 +39,7 @@ def figure(
     notes: Sequence[str] = (),
     side_by_side: bool = True,
     panel: int = 560,
+    boxes: Sequence[tuple[float, float, float, float]] = (),
 ) -> Image.Image:
     """Draw an explanation.
 
@@ -52,6 +54,7 @@ def figure(
             hatching need said is added by itself.
         side_by_side: show the picture itself, too: left of the overlay, or above it where it is wide.
         panel: pixels of the longer side of a panel, at most.
+        boxes: edges ``(x0, y0, x1, y1)`` in pixels of ``picture``, drawn on both panels.
 
     Returns:
         An RGB picture.
@@ -67,6 +70,9 @@ def figure(
     drawn = fit_picture(rgb, fit)
     over = overlay(drawn, resize_values(values, fit), scale)
     panels = [Image.fromarray(drawn), over] if side_by_side else [over]
+    if boxes:
+        scale_xy = (fit.width / rgb.shape[1], fit.height / rgb.shape[0])
+        panels = [draw_boxes(one, boxes, scale_xy) for one in panels]
     body = _body(panels, scale, stacked=wide)
     said = [*notes, scale_note(scale), UNSEEN_NOTE if has_unseen(values) else "", _sentence(fit)]
     return _framed(body, title, subtitle, [note for note in said if note])

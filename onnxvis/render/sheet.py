@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from onnxvis.errors import UsageError
+from onnxvis.render.boxes import draw_boxes
 from onnxvis.render.colorbar import color_bar
 from onnxvis.render.figure import UNSEEN_NOTE
 from onnxvis.render.fit import fit_picture, plan_fit, resize_values
@@ -35,10 +37,14 @@ class SheetColumn:
 
 @dataclass(frozen=True, eq=False)
 class SheetCell:
-    """A map in the pixels of its row's picture (or smaller, covering it), and a line under it."""
+    """A map in the pixels of its row's picture (or smaller, covering it), a line under it, and boxes.
+
+    Boxes are edges ``(x0, y0, x1, y1)`` in pixels of the row's picture.
+    """
 
     values: NDArray[Any]
     caption: str = ""
+    boxes: Sequence[tuple[float, float, float, float]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,12 @@ def contact_sheet(
     notes: Sequence[str] = (),
     cell: int = 240,
     picture_heading: str = "Picture",
+    most_columns: int = 6,
 ) -> Image.Image:
     """Draw rows of pictures and columns of maps; the first column is the picture itself.
+
+    More columns than fit beside each other are drawn as blocks of about equal width, one below the other,
+    each with all rows and its own pictures.
 
     Args:
         rows: one per picture or target.
@@ -69,6 +79,7 @@ def contact_sheet(
         notes: lines below.
         cell: width of a cell in pixels, and the most a picture is high.
         picture_heading: heading of the first column.
+        most_columns: columns of maps beside each other, at most.
 
     Returns:
         An RGB picture. An empty cell says "not computed".
@@ -84,16 +95,18 @@ def contact_sheet(
                 f"Row {row.heading!r} has {len(row.cells)} cells for {len(columns)} columns; "
                 "give None for a cell that was not computed."
             )
-    strips = [_draw_row(row, columns, cell) for row in rows]
-    inner = _ROW_HEADING + (cell + _GAP) * (1 + len(columns))
+    blocks = _blocks(len(columns), most_columns)
+    inner = _ROW_HEADING + (cell + _GAP) * (1 + max(len(block) for block in blocks))
     titles = wrap(title, _TITLE, inner, most=2)
-    found = [
-        _text_strip(titles, _TITLE, INK, inner),
-        _headings([picture_heading, *(c.heading for c in columns)], cell, inner),
-        *strips,
-        _bars(columns, cell, inner),
-        _footer(rows, columns, notes, inner),
-    ]
+    found = [_text_strip(titles, _TITLE, INK, inner)]
+    for number, block in enumerate(blocks):
+        shown = [columns[k] for k in block]
+        if number:
+            found.append(_rule(inner))
+        found.append(_headings([picture_heading, *(c.heading for c in shown)], cell, inner))
+        found += [_draw_row(row, [row.cells[k] for k in block], shown, cell) for row in rows]
+        found.append(_bars(shown, cell, inner))
+    found.append(_footer(rows, columns, notes, inner))
     parts = [part for part in found if part is not None]
     height = sum(part.height + _GAP for part in parts) - _GAP
     sheet = Image.new("RGB", (inner + 2 * _MARGIN, height + 2 * _MARGIN), "white")
@@ -102,6 +115,19 @@ def contact_sheet(
         sheet.paste(part, (_MARGIN, y))
         y += part.height + _GAP
     return sheet
+
+
+def _blocks(count: int, most: int) -> list[range]:
+    """Columns in as few blocks as needed, of about equal length."""
+    number = max(1, -(-count // most))
+    edges = [round(k * count / number) for k in range(number + 1)]
+    return [range(first, last) for first, last in pairwise(edges)]
+
+
+def _rule(width: int) -> Image.Image:
+    strip = Image.new("RGB", (width, _GAP), "white")
+    ImageDraw.Draw(strip).line([(0, _GAP // 2), (width, _GAP // 2)], fill=LINE)
+    return strip
 
 
 def _text_strip(lines: list[str], size: int, color: tuple[int, int, int], width: int) -> Image.Image | None:
@@ -153,17 +179,21 @@ def _left(column: int, cell: int) -> int:
     return _ROW_HEADING + _GAP + column * (cell + _GAP)
 
 
-def _draw_row(row: SheetRow, columns: Sequence[SheetColumn], cell: int) -> Image.Image:
+def _draw_row(
+    row: SheetRow, cells: Sequence[SheetCell | None], columns: Sequence[SheetColumn], cell: int
+) -> Image.Image:
     fit = plan_fit(row.picture.shape[0], row.picture.shape[1], (cell, cell))
     picture = fit_picture(row.picture, fit)
     captions = [wrap(row.caption, _CAPTION, cell, most=2)]
     panels: list[Image.Image | None] = [Image.fromarray(picture)]
-    for column, entry in zip(columns, row.cells, strict=True):
+    for column, entry in zip(columns, cells, strict=True):
         if entry is None:
             panels.append(None)
             captions.append([])
         else:
-            panels.append(overlay(picture, resize_values(entry.values, fit), column.scale))
+            panel = overlay(picture, resize_values(entry.values, fit), column.scale)
+            scale_xy = (fit.width / row.picture.shape[1], fit.height / row.picture.shape[0])
+            panels.append(draw_boxes(panel, entry.boxes, scale_xy) if entry.boxes else panel)
             captions.append(wrap(entry.caption, _CAPTION, cell, most=2))
     heading = wrap(row.heading, _HEADING, _ROW_HEADING, most=5)
     below = max(len(c) for c in captions) * line_height(_CAPTION)

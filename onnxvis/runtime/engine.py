@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxvis.errors import ConversionError, ModelError
+from onnxvis.errors import ConversionError, ModelError, OnnxvisError
+from onnxvis.graph.batch import fixed_batch, free_batch
 from onnxvis.graph.canonical import Canonical
 from onnxvis.graph.canonical.refusals import refusal
-from onnxvis.runtime.batching import BatchPlan, free_batch, verify_batch
+from onnxvis.runtime.batching import TOLERANCES, BatchPlan, Planner, compare, sample_images
 from onnxvis.runtime.gradients import GradientBackend, Gradients
 from onnxvis.runtime.parity import OUTPUT_TOLERANCE, GradientCheck, Parity, check_gradient, output_error, untied
 from onnxvis.runtime.providers import Provider
@@ -73,35 +74,28 @@ class Engine:
         self._plain = Sessions(deployed, provider, data_folder)
         self._batched = self._plain
         self._plan: BatchPlan | None = None
-        self._data_folder = data_folder
+        self.precision = precision_of(deployed)
+        self._planner = Planner(
+            self._plain,
+            image_input,
+            self.precision,
+            self.constants,
+            lambda: canonical().model,
+            lambda sessions, x: self._run_whole(sessions, x, ()),
+            lambda x: self._forward_fixed(x, (), self._fixed_batch()),
+        )
         self._backends: dict[bool, GradientBackend] = {}
         self._checked: dict[tuple[str, ...], GradientCheck | None] = {}
         self._twin_sessions: Sessions | None = None
-        self._twin_takes_batches: bool | None = None
-        self.precision = precision_of(deployed)
+        self._twin_graph: onnx.ModelProto | None = None
+        self._twin_refusal: str | None = None
 
     # --- forward ---------------------------------------------------------------------------------
 
     def batch_plan(self, sample: np.ndarray) -> BatchPlan:
         """How batches run on this graph; found and verified once, on noisy copies of ``sample`` ``(1, ...)``."""
         if self._plan is None:
-            fixed = self._fixed_batch()
-            if fixed:
-                sessions = Sessions(free_batch(self._deployed, self.image_input), self.provider, self._data_folder)
-                plan = BatchPlan("freed", f"the file fixes the batch at {fixed}; made free by editing the input", fixed)
-            else:
-                sessions = self._plain
-                plan = BatchPlan("free", "the file leaves the batch free", 0)
-            failure = verify_batch(
-                lambda x: self._merged(self._run_whole(sessions, x, ())),
-                lambda x: self._merged(self._forward_fixed(x, (), fixed)),
-                sample,
-            )
-            if failure is None:
-                self._batched = sessions
-            else:
-                plan = BatchPlan("looped", f"{plan.reason}, but {failure}: images run one by one", fixed)
-            self._plan = plan
+            self._plan, self._batched = self._planner.plan(sample)
         return self._plan
 
     def forward(self, x: np.ndarray, tensors: Sequence[str] = (), batch_size: int = 8) -> dict[str, np.ndarray]:
@@ -163,7 +157,8 @@ class Engine:
         if self._plan is None and rows > 2 and self.image_input in feeds:
             self.batch_plan(feeds[self.image_input][:1])
         batches = self._plan is not None and self._plan.kind != "looped"
-        sessions, step, copies = (self._batched, batch_size, 1) if batches else (self._plain, 1, max(1, self._fixed_batch()))
+        alone = (self._plain, 1, max(1, self._fixed_batch()))
+        sessions, step, copies = (self._batched, batch_size, 1) if batches else alone
         parts = []
         for start in range(0, rows, step):
             count = min(step, rows - start)
@@ -177,9 +172,7 @@ class Engine:
         return np.concatenate(parts)
 
     def _fixed_batch(self) -> int:
-        declared = next(v for v in self._deployed.graph.input if v.name == self.image_input)
-        dims = declared.type.tensor_type.shape.dim
-        return max(0, int(dims[0].dim_value)) if len(dims) and dims[0].HasField("dim_value") else 0
+        return fixed_batch(self._deployed, self.image_input)
 
     def _forward_fixed(self, x: np.ndarray, tensors: Sequence[str], fixed: int) -> dict[str, np.ndarray]:
         """Run image by image on the unedited graph; a fixed batch above 1 is filled with copies."""
@@ -192,15 +185,6 @@ class Engine:
 
     def _run_whole(self, sessions: Sessions, x: np.ndarray, tensors: Sequence[str]) -> dict[str, np.ndarray]:
         return sessions.run({**self.constants, self.image_input: x}, tensors)
-
-    @staticmethod
-    def _merged(results: Mapping[str, np.ndarray]) -> np.ndarray:
-        rows = [a.reshape(len(a), -1).astype(np.float64) for a in results.values() if a.ndim and a.dtype.kind == "f"]
-        if not rows:
-            raise ModelError("the model has no output of floating-point numbers, so there is nothing to explain.")
-        if len({len(row) for row in rows}) > 1:
-            raise ModelError(f"the outputs have different batch sizes: {', '.join(str(len(row)) for row in rows)}")
-        return np.concatenate(rows, axis=1)
 
     # --- gradients -------------------------------------------------------------------------------
 
@@ -217,9 +201,10 @@ class Engine:
 
         Where the file fixes the batch and the graph has that number baked in, images run one by one.
         """
-        backend = self.backend(float64)
         rows, fixed = len(next(iter(feeds.values()))), self._fixed_batch()
-        if not fixed or rows == fixed == 1 or self._twin_batches(feeds, output, backend):
+        refusal = self._batch_refusal(feeds, output, float64) if rows > 1 or fixed > 1 else ""
+        backend = self.backend(float64)
+        if not refusal:
             return backend.vjp({**self.constants, **feeds}, output, cotangents, wrt, rule)
         parts = [
             self._one_row(
@@ -234,25 +219,50 @@ class Engine:
         ]
         grads = [_joined([part.grads[k] for part in parts]) for k in range(len(cotangents))]
         values = _joined([part.values for part in parts])
-        return Gradients(np.concatenate([part.output for part in parts]), values, grads, parts[0].notes)
+        return Gradients(np.concatenate([part.output for part in parts]), values, grads, (*parts[0].notes, refusal))
 
-    def _twin_batches(self, feeds: Mapping[str, np.ndarray], output: str, backend: GradientBackend) -> bool:
-        """Whether the canonical graph of a file with a fixed batch runs any batch; found once, by trying."""
-        if self._twin_takes_batches is None:
+    def _batch_refusal(self, feeds: Mapping[str, np.ndarray], output: str, float64: bool) -> str:
+        """Why the canonical graph has to run image by image, "" where it runs any batch; found once, by trying."""
+        if self._twin_refusal is None:
             name = self.image_input
             if name not in feeds:
-                return False
+                known = self._plan is not None and self._plan.kind == "free"
+                return "" if known or not self._fixed_batch() else f"gradients run image by image, for want of {name!r}"
+            sample = feeds[name][:1]
+            plan = self.batch_plan(sample)
+            failure = plan.reason if plan.kind == "looped" else None
+            if plan.kind not in ("free", "looped"):
+                failure = self._free_twin(plan, sample, output, float64)
+            self._twin_refusal = f"gradients run image by image: {failure}" if failure else ""
+        return self._twin_refusal
 
-            def together(x: np.ndarray) -> np.ndarray:
-                found = backend.vjp({**self.constants, name: x}, output, (), (name,)).output
-                return found.reshape(len(found), -1)
+    def _free_twin(self, plan: BatchPlan, sample: np.ndarray, output: str, float64: bool) -> str | None:
+        """Let the canonical graph run any batch: as it is, or rewritten. Returns why it cannot, if so."""
+        failure = None if plan.edits else self._twin_failure(sample, output, float64)
+        if failure is None and not plan.edits:
+            return None
+        try:
+            edits = plan.edits or self._planner.edits(sample)
+        except OnnxvisError as error:
+            return str(error)
+        graph = self._canonical().model
+        self._twin_graph = free_batch(graph, self.image_input, edits)
+        self._backends.clear()
+        failure = self._twin_failure(sample, output, float64)
+        if failure is not None:
+            self._twin_graph = None
+            self._backends.clear()
+        return failure
 
-            def alone(x: np.ndarray) -> np.ndarray:
-                singles = [self._one_row(backend, {name: one[None]}, output, (), (name,)).output for one in x]
-                return np.concatenate(singles).reshape(len(x), -1)
-
-            self._twin_takes_batches = verify_batch(together, alone, feeds[name][:1]) is None
-        return self._twin_takes_batches
+    def _twin_failure(self, sample: np.ndarray, output: str, float64: bool) -> str | None:
+        backend, name = self.backend(float64), self.image_input
+        images = sample_images(sample, 3)
+        try:
+            together = backend.vjp({**self.constants, name: images}, output, (), (name,)).output
+        except OnnxvisError as error:
+            return f"a batch fails ({str(error)[:160]})"
+        alone = np.concatenate([self._one_row(backend, {name: x[None]}, output, (), (name,)).output for x in images])
+        return compare({output: together}, {output: alone}, len(images), TOLERANCES[self.precision])
 
     def _one_row(
         self,
@@ -281,7 +291,7 @@ class Engine:
             from onnxvis.runtime.torch_gradients import TorchGradients
 
             device = "cuda" if self.provider.short in ("cuda", "tensorrt") else "cpu"
-            graph = self._canonical().model
+            graph = self._twin_graph if self._twin_graph is not None else self._canonical().model
             try:
                 self._backends[float64] = TorchGradients(graph, device, float64)
             except ModelError as error:

@@ -17,6 +17,7 @@ from onnxvis.runtime.providers import Provider, onnxruntime_module, provider_arg
 
 __all__ = ["Sessions", "open_session"]
 
+_UNKNOWN_OPERATOR = ("not a registered function/op", "no op registered", "not_implemented", "no opset import")
 _DATA_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
@@ -56,7 +57,7 @@ def translate(error: Exception, what: str) -> ModelError:
         text = text.replace(noise, "")
     text = text[:600]
     lowered = text.lower()
-    if "not a registered function/op" in lowered or "not_implemented" in lowered or "no opset import" in lowered:
+    if any(sign in lowered for sign in _UNKNOWN_OPERATOR):
         return UnsupportedOperatorError(
             f"{what}: an operator is not known to this onnxruntime build ({text}). Export the model without "
             "custom operators, or install the onnxruntime build that it was made for."

@@ -95,9 +95,7 @@ def test_conv(window: tuple[tuple[int, ...], dict[str, Any]], group: int, consta
 
 @COMMON
 @given(_windows(pooling=False), st.sampled_from([1, 2]), st.data())
-def test_conv_transpose(
-    window: tuple[tuple[int, ...], dict[str, Any]], group: int, data: st.DataObject
-) -> None:
+def test_conv_transpose(window: tuple[tuple[int, ...], dict[str, Any]], group: int, data: st.DataObject) -> None:
     spatial, attributes = window
     rank = len(spatial)
     if data.draw(st.booleans(), "output_padding"):
@@ -124,9 +122,7 @@ def test_average_pool(window: tuple[tuple[int, ...], dict[str, Any]], include: i
     spatial, attributes = window
     x = _random(2, 3, *spatial)
     opset = 19 if "dilations" in attributes else 17
-    _agree_if_valid(
-        single("AveragePool", {"x": x}, count_include_pad=include, opset=opset, **attributes), {"x": x}
-    )
+    _agree_if_valid(single("AveragePool", {"x": x}, count_include_pad=include, opset=opset, **attributes), {"x": x})
 
 
 @COMMON
@@ -160,9 +156,7 @@ def _resizes(draw: st.DrawFn) -> tuple[dict[str, Any], Array, Array | None, Arra
         "extrapolation_value": 7.0,
     }
     if mode == "nearest":
-        attributes["nearest_mode"] = draw(
-            st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
-        )
+        attributes["nearest_mode"] = draw(st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]))
     else:
         attributes["antialias"] = draw(st.integers(0, 1))
     if mode == "cubic":
@@ -173,9 +167,7 @@ def _resizes(draw: st.DrawFn) -> tuple[dict[str, Any], Array, Array | None, Arra
     x = _random(2, 3, draw(size), draw(size))
     roi = np.array([0.21, 0.13, 0.93, 1.17], np.float32)
     if draw(st.booleans()):
-        attributes["keep_aspect_ratio_policy"] = draw(
-            st.sampled_from(["stretch", "not_larger", "not_smaller"])
-        )
+        attributes["keep_aspect_ratio_policy"] = draw(st.sampled_from(["stretch", "not_larger", "not_smaller"]))
         sizes = np.array([draw(st.integers(1, 14)), draw(st.integers(1, 14))], np.int64)
         return attributes, x, roi, None, sizes
     choices = st.sampled_from([0.3, 0.5, 0.6, 1 / 3, 1.0, 1.3, 1.5, 2.0, 2.5, 3.0])
@@ -239,6 +231,11 @@ def test_slice(data: st.DataObject) -> None:
         "steps": np.array(pick[2]),
     }
     _agree_if_valid(single("Slice", inputs, constants=("starts", "ends", "axes", "steps")), {"x": x})
+
+
+def test_upsample_with_attributes() -> None:
+    x = _random(1, 2, 3, 4)
+    _agree(single("Upsample", {"x": x}, opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 3.0]), {"x": x})
 
 
 @pytest.mark.parametrize("op_type", ["LSTM", "GRU", "RNN"])

@@ -98,9 +98,7 @@ def _tensor(value: Any) -> torch.Tensor:
     if array.dtype.kind == "f" or "float" in str(array.dtype):
         return torch.from_numpy(array.astype(np.float32))
     if str(array.dtype) in ("uint16", "uint32", "uint64"):
-        return torch.from_numpy(array.astype(np.int64)).to(
-            torch.int32 if array.dtype == np.uint16 else torch.int64
-        )
+        return torch.from_numpy(array.astype(np.int64)).to(torch.int32 if array.dtype == np.uint16 else torch.int64)
     if array.dtype.kind not in "biu":
         array = array.astype(np.int8)
     return torch.from_numpy(array.copy())
@@ -109,9 +107,7 @@ def _tensor(value: Any) -> torch.Tensor:
 def _run(case: Any, operator: str) -> None:
     graph = convert(case.model)
     for inputs, outputs in case.data_sets:
-        feeds = {
-            value.name: _tensor(data) for value, data in zip(case.model.graph.input, inputs, strict=False)
-        }
+        feeds = {value.name: _tensor(data) for value, data in zip(case.model.graph.input, inputs, strict=False)}
         made = graph(feeds)
         for value, data in zip(case.model.graph.output, outputs, strict=True):
             expected, got = _array(data), made[value.name].numpy()

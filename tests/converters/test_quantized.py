@@ -131,9 +131,7 @@ def test_graph_that_onnxruntime_optimized(tmp_path: Path) -> None:
     assert "FusedConv" in {node.op_type for node in model.graph.node}
     graph = convert(model)
     x = torch.from_numpy(X)
-    np.testing.assert_allclose(
-        graph({"x": x})["y"].numpy(), run_onnxruntime(NET, {"x": X})[0], rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(graph({"x": x})["y"].numpy(), run_onnxruntime(NET, {"x": X})[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(_gradient(model), _gradient(NET), rtol=1e-5, atol=1e-6)
     fused = [a for a in graph.activations if a.op_type == "FusedConv"]
     assert fused
@@ -143,9 +141,7 @@ def test_graph_that_onnxruntime_optimized(tmp_path: Path) -> None:
     gradients = []
     for candidate in (graph, plain):
         image = x.clone().requires_grad_()
-        gradients.append(
-            torch.autograd.grad(candidate({"x": image}, relu="guided")["y"][:, 1].sum(), image)[0]
-        )
+        gradients.append(torch.autograd.grad(candidate({"x": image}, relu="guided")["y"][:, 1].sum(), image)[0])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
 
 

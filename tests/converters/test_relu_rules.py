@@ -27,9 +27,7 @@ def _reference(rule: str, low: float, high: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rule", ["backprop", "deconvnet", "guided"])
-@pytest.mark.parametrize(
-    "form", ["Relu", "Clip-6", "Clip-11", "Clip-from-0.25", "Max", "LeakyRelu-0", "FusedGemm"]
-)
+@pytest.mark.parametrize("form", ["Relu", "Clip-6", "Clip-11", "Clip-from-0.25", "Max", "LeakyRelu-0", "FusedGemm"])
 def test_rule(rule: str, form: str) -> None:
     low, high = 0.0, math.inf
     if form == "Relu":
@@ -60,9 +58,7 @@ def test_rule(rule: str, form: str) -> None:
 @pytest.mark.parametrize("op_type", ["Sigmoid", "Elu", "HardSwish", "LeakyRelu", "Softplus"])
 def test_other_activations_keep_their_derivative(op_type: str) -> None:
     graph = convert(single(op_type, {"x": X}))
-    assert [(a.kind, a.treatment) for a in graph.activations] == [
-        (ActivationKind.PLAIN, "ordinary derivative")
-    ]
+    assert [(a.kind, a.treatment) for a in graph.activations] == [(ActivationKind.PLAIN, "ordinary derivative")]
     gradients = []
     for rule in (None, ReluRule.GUIDED):
         x = torch.from_numpy(X).requires_grad_()

@@ -12,12 +12,15 @@ from support.formats import (
     LIGHT,
     OrtError,
     Quantization,
+    array_of,
     check,
+    constants_of,
     convnet,
     feeds_of,
     half,
     light,
     model_of,
+    operators,
     quantized,
     run,
     saved_by_onnxruntime,
@@ -30,20 +33,8 @@ MICROSOFT = "com.microsoft"
 RNG = np.random.default_rng(3)
 
 
-def image(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-
-
 def domains(result: Canonical) -> set[str]:
     return {node.domain for node in result.model.graph.node}
-
-
-def operators(result: Canonical) -> list[str]:
-    return [node.op_type for node in result.model.graph.node]
-
-
-def constants(result: Canonical) -> dict[str, np.ndarray]:
-    return {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
 
 
 @pytest.mark.parametrize("keep_io_types", [True, False])
@@ -51,7 +42,7 @@ def test_half_precision_is_raised(keep_io_types: bool):
     plain = convnet(opset=17)
     model = half(plain, keep_io_types=keep_io_types)
     result = check(model, rtol=1e-2, atol=3e-3)
-    assert all(array.dtype == np.float32 for array in constants(result).values())
+    assert all(array.dtype == np.float32 for array in constants_of(result).values())
     assert "Cast" not in operators(result)
     assert result.model.graph.input[0].type.tensor_type.elem_type == FLOAT
     assert result.model.graph.output[0].type.tensor_type.elem_type == FLOAT
@@ -61,7 +52,7 @@ def test_half_precision_is_raised(keep_io_types: bool):
 
 
 def test_bfloat16_is_raised():
-    weight = numpy_helper.from_array(image(3, 4), "w")
+    weight = numpy_helper.from_array(array_of(3, 4), "w")
     raw = (numpy_helper.to_array(weight).view(np.uint32) >> 16).astype(np.uint16)
     bfloat = TensorProto(name="w", data_type=TensorProto.BFLOAT16, dims=[3, 4], raw_data=raw.tobytes())
     nodes = [
@@ -72,8 +63,8 @@ def test_bfloat16_is_raised():
     model = model_of(nodes, {"x": (FLOAT, [2, 3])}, ["y"], opset=17)
     model.graph.initializer.append(bfloat)
     result = canonicalize(model)
-    exact = image(2, 3) @ (raw.astype(np.uint32) << 16).view(np.float32).reshape(3, 4)
-    np.testing.assert_allclose(run(result.model, {"x": image(2, 3)})[0], exact, rtol=1e-5)
+    exact = array_of(2, 3) @ (raw.astype(np.uint32) << 16).view(np.float32).reshape(3, 4)
+    np.testing.assert_allclose(run(result.model, {"x": array_of(2, 3)})[0], exact, rtol=1e-5)
 
 
 def test_double_stays():
@@ -81,7 +72,7 @@ def test_double_stays():
     model = model_of(nodes, {"x": (TensorProto.DOUBLE, [2])}, ["y:DOUBLE"], {"k": np.float64([1 / 3, 2])})
     feeds = {"x": np.float64([1, 2])}
     result = check(model, feeds, rtol=1e-15, atol=1e-15)
-    assert constants(result)["k"].dtype == np.float64
+    assert constants_of(result)["k"].dtype == np.float64
 
 
 def test_casts_that_change_nothing_go():
@@ -104,7 +95,7 @@ def test_quantized_models_agree_to_the_quantum(form: Quantization, per_channel: 
     assert result.opset == 17
     assert refusal(result.model) is None
     weights = [n.input[1] for n in result.model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
-    assert all(constants(result)[name].dtype == np.float32 for name in weights)
+    assert all(constants_of(result)[name].dtype == np.float32 for name in weights)
     assert not [op for op in operators(result) if op.startswith("QLinear") or op.endswith("Integer")]
 
 
@@ -142,9 +133,7 @@ QUANTIZED: list[tuple[str, list[str], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("op", "inputs", "attributes"), QUANTIZED, ids=lambda v: v if isinstance(v, str) else ""
-)
+@pytest.mark.parametrize(("op", "inputs", "attributes"), QUANTIZED, ids=lambda v: v if isinstance(v, str) else "")
 def test_each_quantized_operator(op: str, inputs: list[str], attributes: dict[str, Any]):
     node = helper.make_node(op, inputs, ["y"], domain=MICROSOFT, **attributes)
     values = {
@@ -202,17 +191,15 @@ def test_float_products_of_integers(op: str, bias: bool):
         "zw": RNG.integers(100, 140, 5).astype(np.uint8),
         "sx": scalar(0.05),
         "zx": scalar(120, np.uint8),
-        "c": image(5),
+        "c": array_of(5),
     }
     dynamic = op == "DynamicQuantizeMatMul"
     names = ["x", "w", "sw", "zw"] if dynamic else ["x", "w", "sx", "sw", "zx", "zw"]
     names += ["c"] if bias else []
     used = {name: array for name, array in values.items() if name in names}
     node = helper.make_node(op, names, ["y"], domain=MICROSOFT)
-    model = model_of(
-        [node], {"x": (FLOAT if dynamic else TensorProto.UINT8, [3, 4])}, ["y"], used, domains=[MICROSOFT]
-    )
-    x = image(3, 4) if dynamic else RNG.integers(0, 255, (3, 4)).astype(np.uint8)
+    model = model_of([node], {"x": (FLOAT if dynamic else TensorProto.UINT8, [3, 4])}, ["y"], used, domains=[MICROSOFT])
+    x = array_of(3, 4) if dynamic else RNG.integers(0, 255, (3, 4)).astype(np.uint8)
     result = check(model, {"x": x})
     assert domains(result) == {""}
 
@@ -233,6 +220,7 @@ def test_an_integer_product_that_is_read_as_integers_stays():
 @pytest.mark.parametrize("opset", [9, 13, 17, 21])
 def test_files_that_onnxruntime_saved(level: Any, opset: int):
     result = check(saved_by_onnxruntime(convnet(opset), level))
+    assert [entry.domain for entry in result.model.opset_import] == [""]
     assert domains(result) == {""}
     assert result.opset == 17
     assert refusal(result.model) is None
@@ -258,12 +246,10 @@ ACTIVATIONS: list[tuple[str, list[float]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("activation", "parameters"), ACTIVATIONS, ids=lambda v: v if isinstance(v, str) else ""
-)
+@pytest.mark.parametrize(("activation", "parameters"), ACTIVATIONS, ids=lambda v: v if isinstance(v, str) else "")
 @pytest.mark.parametrize("summand", [True, False])
 def test_fused_convolutions(activation: str, parameters: list[float], summand: bool):
-    values = {"w": image(4, 3, 3, 3), "b": image(4)} | ({"z": image(1, 4, 6, 6)} if summand else {})
+    values = {"w": array_of(4, 3, 3, 3), "b": array_of(4)} | ({"z": array_of(1, 4, 6, 6)} if summand else {})
     given = {"activation_params": parameters} if parameters else {}
     node = helper.make_node(
         *("FusedConv", ["x", *values], ["y"]),
@@ -279,7 +265,7 @@ def test_fused_convolutions(activation: str, parameters: list[float], summand: b
 
 
 def test_fused_gemm():
-    values = {"w": image(5, 4), "b": image(5)}
+    values = {"w": array_of(5, 4), "b": array_of(5)}
     given = {"activation": "LeakyRelu", "activation_alpha": 0.3, "transB": 1, "alpha": 0.5, "beta": 2.0}
     node = helper.make_node("FusedGemm", ["x", "w", "b"], ["y"], domain=MICROSOFT, **given)
     assert operators(check(model_of([node], {"x": (FLOAT, [2, 4])}, ["y"], values, domains=[MICROSOFT]))) == [
@@ -305,17 +291,17 @@ def test_fused_matmul(a: list[int], b: list[int], attributes: dict[str, Any]):
         a = [4, 2, 3]
     model = model_of([node], {"x": (FLOAT, a), "k": (FLOAT, b)}, ["y"], domains=[MICROSOFT])
     try:
-        run(model, {"x": image(*a), "k": image(*b)})
+        run(model, {"x": array_of(*a), "k": array_of(*b)})
     except OrtError as error:
         pytest.skip(f"onnxruntime does not run this combination: {error}")
-    result = check(model, {"x": image(*a), "k": image(*b)})
+    result = check(model, {"x": array_of(*a), "k": array_of(*b)})
     assert domains(result) == {""}
 
 
 @pytest.mark.parametrize("op", ["Gelu", "BiasGelu", "FastGelu", "QuickGelu"])
 def test_gelus_of_onnxruntime(op: str):
     bias = op in ("BiasGelu", "FastGelu")
-    values = {"b": image(3)} if bias else {}
+    values = {"b": array_of(3)} if bias else {}
     node = helper.make_node(op, ["x", *values], ["y"], domain=MICROSOFT)
     result = check(model_of([node], {"x": (FLOAT, [2, 3])}, ["y"], values, domains=[MICROSOFT]))
     assert domains(result) == {""}
@@ -323,7 +309,7 @@ def test_gelus_of_onnxruntime(op: str):
 
 @pytest.mark.parametrize("outputs", [["y"], ["y", "", "", "s"]])
 def test_skip_layer_normalization(outputs: list[str]):
-    values = {name: image(4) for name in ("gamma", "beta", "bias")}
+    values = {name: array_of(4) for name in ("gamma", "beta", "bias")}
     node = helper.make_node("SkipLayerNormalization", ["x", "k", *values], outputs, domain=MICROSOFT)
     model = model_of(
         [node],
@@ -391,9 +377,7 @@ def test_caffe2_graphs(name: str):
     result = check(light(name), rtol=1e-3)
     assert result.opset == 17
     assert len(result.model.graph.input) == 1
-    assert not {"Constant", "ConstantOfShape", "BatchNormalization", "Sum", "Dropout"} & set(
-        operators(result)
-    )
+    assert not {"Constant", "ConstantOfShape", "BatchNormalization", "Sum", "Dropout"} & set(operators(result))
 
 
 @pytest.mark.slow

@@ -125,11 +125,14 @@ def _inner_undefined(m: ModelProto) -> None:
     m.graph.node.append(helper.make_node("If", ["c"], ["i"], then_branch=body, else_branch=body))
 
 
+def _sparse(m: ModelProto) -> None:
+    values, indices = numpy_helper.from_array(np.float32([1]), "s"), numpy_helper.from_array(np.int64([2]))
+    m.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+
+
 def _recursive_function(m: ModelProto) -> None:
     call = helper.make_node("F", ["a"], ["b"], domain="mine")
-    m.functions.append(
-        helper.make_function("mine", "F", ["a"], ["b"], [call], [helper.make_opsetid("mine", 1)])
-    )
+    m.functions.append(helper.make_function("mine", "F", ["a"], ["b"], [call], [helper.make_opsetid("mine", 1)]))
     m.opset_import.append(helper.make_opsetid("mine", 1))
     m.graph.node.append(helper.make_node("F", ["x"], ["q"], domain="mine"))
     m.graph.output[0].name = "q"
@@ -150,9 +153,7 @@ def test_each_damage_gives_one_clear_error(damage: Callable[[ModelProto], None])
 def test_the_message_names_the_node_and_the_tensor():
     model = convnet(opset=17)
     _undefined(model)
-    with pytest.raises(
-        ModelError, match=r"Relu node 'relu1' reads the tensor 'nowhere', which is not defined"
-    ):
+    with pytest.raises(ModelError, match=r"Relu node 'relu1' reads the tensor 'nowhere', which is not defined"):
         canonicalize(model)
 
 
@@ -177,9 +178,7 @@ def test_random_damage_never_gives_another_exception(data: st.DataObject):
 def test_rewired_graphs_never_give_another_exception(data: st.DataObject):
     model = convnet(opset=data.draw(st.sampled_from([9, 13, 17, 20])), size=8)
     graph = model.graph
-    names = (
-        [t.name for t in graph.initializer] + [o for n in graph.node for o in n.output] + ["x", "", "nowhere"]
-    )
+    names = [t.name for t in graph.initializer] + [o for n in graph.node for o in n.output] + ["x", "", "nowhere"]
     kinds = [
         "Relu",
         "Reshape",

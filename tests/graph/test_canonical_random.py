@@ -121,9 +121,7 @@ def resize(net: Net) -> None:
         if net.opset >= 13:
             net.step("Resize", "", "", sizes, mode="nearest")
         else:
-            net.step(
-                "Resize", net.constant(np.float32([])), net.constant(np.float32([])), sizes, mode="nearest"
-            )
+            net.step("Resize", net.constant(np.float32([])), net.constant(np.float32([])), sizes, mode="nearest")
     net.size = (net.size[0] * 2, net.size[1] * 2)
 
 

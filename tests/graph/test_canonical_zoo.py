@@ -95,15 +95,11 @@ def test_efficientnet_lite_pads_in_its_convolutions(dynamo: bool):
         warnings.simplefilter("ignore")
         if dynamo:
             shapes = ({0: torch.export.Dim("batch")},)
-            program = torch.onnx.export(
-                net, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
-            )
+            program = torch.onnx.export(net, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
             model = program.model_proto
         else:
             axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
-            torch.onnx.export(
-                net, (example,), buffer, dynamo=False, opset_version=17, dynamic_axes=axes, **names
-            )
+            torch.onnx.export(net, (example,), buffer, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
             model = onnx.load_from_string(buffer.getvalue())
     for batch in (1, 3):
         result = check(model, {"input": image(64, batch)}, rtol=1e-3, atol=2e-5)

@@ -93,9 +93,7 @@ def test_classifiers(net: str, size: int, kind: str, operator: str, cam: bool, e
         ("alexnet", "legacy", 224, 13),
     ],
 )
-def test_flattened_heads_explain_the_last_activated_convolution(
-    net: str, exporter: Any, size: int, side: int
-) -> None:
+def test_flattened_heads_explain_the_last_activated_convolution(net: str, exporter: Any, size: int, side: int) -> None:
     """Also where an adaptive pool to 7×7 is written out in gathers (96 px)."""
     opset = 17 if exporter == "legacy" else 18
     model = onnx.load(str(export(net, exporter, opset, size, dynamic_batch=size == 96)))
@@ -110,9 +108,7 @@ def test_flattened_heads_explain_the_last_activated_convolution(
 
 @pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
 def test_segmentation(exporter: Any) -> None:
-    model = onnx.load(
-        str(export("deeplabv3_mobilenet_v3_large", exporter, 17 if exporter == "legacy" else 18, 64))
-    )
+    model = onnx.load(str(export("deeplabv3_mobilenet_v3_large", exporter, 17 if exporter == "legacy" else 18, 64)))
     logits, head = _read(model)
     assert (logits.kind, logits.class_axis, logits.spatial_axes) == ("dense", 1, (2, 3))
     assert head.kind == "dense"
@@ -135,9 +131,7 @@ def test_two_final_convolutions_take_the_deeper(tmp_path: Path) -> None:
     example = (torch.zeros(1, 3, 96, 96),)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net.eval(), example, str(file), dynamo=False, opset_version=17, output_names=["out"]
-        )
+        torch.onnx.export(net.eval(), example, str(file), dynamo=False, opset_version=17, output_names=["out"])
     logits, head = _read(onnx.load(str(file)), 96)
     assert logits.kind == "dense"
     assert head.kind == "dense"
@@ -473,6 +467,8 @@ def test_quantized_and_fused_graphs(small_net: Path, tmp_path: Path, form: str) 
     assert head.kind == "gap-linear"
     assert head.cam_shape == (1, 4, 6, 6)
     assert head.weight is not None
+    assert head.cam_applies == (form != "dynamic")
+    assert ("8 bits" in head.reason) == (form[0] == "Q")
     if form == "optimized":
         assert "FusedConv" in {n.op_type for n in model.graph.node}
         _confirm_cam(model, logits, head)

@@ -24,12 +24,16 @@ __all__ = [
     "LIGHT",
     "OrtError",
     "Quantization",
+    "applied",
+    "array_of",
     "check",
+    "constants_of",
     "convnet",
     "feeds_of",
     "half",
     "light",
     "model_of",
+    "operators",
     "quantized",
     "run",
     "saved_by_onnxruntime",
@@ -38,8 +42,10 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 _errors = ort.capi.onnxruntime_pybind11_state
 OrtError = (
+    _errors.EPFail,
     _errors.Fail,
     _errors.InvalidArgument,
+    _errors.InvalidProtobuf,
     _errors.InvalidGraph,
     _errors.NotImplemented,
     _errors.RuntimeException,
@@ -92,7 +98,8 @@ def run(model: ModelProto, feeds: dict[str, Array], *, optimize: bool = False) -
     for entry in session.get_inputs():
         array = feeds[entry.name]
         given[entry.name] = array.astype(kinds[entry.type]) if entry.type in kinds else array
-    return [np.asarray(array) for array in session.run(None, given)]
+    outputs: list[Array] = session.run(None, given)
+    return outputs
 
 
 def feeds_of(model: ModelProto, seed: int = 0, batch: int = 1) -> dict[str, Array]:
@@ -139,6 +146,26 @@ def check(
         else:
             np.testing.assert_array_equal(actual, expected)
     return result
+
+
+def applied(result: Canonical) -> dict[str, int]:
+    """How often each rewrite changed something."""
+    return {entry.name: entry.count for entry in result.applied}
+
+
+def operators(result: Canonical) -> list[str]:
+    """The operators of the canonical graph in order."""
+    return [node.op_type for node in result.model.graph.node]
+
+
+def constants_of(result: Canonical) -> dict[str, Array]:
+    """The initializers of the canonical graph."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
+
+
+def array_of(*shape: int) -> Array:
+    """Normal random numbers, always the same for a shape."""
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
 def convnet(opset: int = 13, size: int = 16, batch: int | str = 1, seed: int = 0) -> ModelProto:
@@ -216,10 +243,10 @@ def half(model: ModelProto, *, keep_io_types: bool = True) -> ModelProto:
 
 
 def light(name: str) -> ModelProto:
-    """A graph that Caffe2 exported (IR version 3, constants as nodes), with random weights that keep the variance.
+    """A graph that Caffe2 exported (IR version 3, constants as nodes), with random weights.
 
     The graphs ship with onnx; their weights are ConstantOfShape nodes, which are replaced by initializers
-    wherever they feed a convolution or a linear layer.
+    where they have two axes or more, drawn so that the signal keeps its variance.
     """
     model = onnx.load(_LIGHT_FOLDER / f"{name}.onnx")
     rng = np.random.default_rng(zlib.crc32(name.encode()))

@@ -65,7 +65,7 @@ class Pair:
         return [int(i) for i in self.module(self.tensor).argmax(dim=1)]
 
 
-@functools.lru_cache(maxsize=3)
+@functools.lru_cache(maxsize=6)
 def pair(name: str) -> Pair:
     """The pair called ``lite0-EXPORTER``, ``squeezenet-trained`` or ``ZOO_NAME-EXPORTER``."""
     from onnxvis.demo import lite0, lite0_module, photo

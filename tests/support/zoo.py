@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from onnxvis.converters.torchvision_shim import ensure_torchvision
 
-__all__ = ["INPUT", "NAMES", "OUTPUT", "Exporter", "cache_folder", "export", "image", "torch_module"]
+__all__ = ["INPUT", "MORE_NAMES", "NAMES", "OUTPUT", "Exporter", "cache_folder", "export", "image", "torch_module"]
 
 Exporter = Literal["legacy", "dynamo"]
 INPUT, OUTPUT = "input", "logits"
@@ -46,6 +46,31 @@ _BUILD: dict[str, dict[str, Any]] = {
     "deeplabv3_mobilenet_v3_large": {"weights_backbone": None, "aux_loss": False},
 }
 NAMES: tuple[str, ...] = tuple(_BUILD)
+"""The networks the tests use."""
+
+_MORE: dict[str, dict[str, Any]] = {
+    "densenet169": {},
+    "efficientnet_b1": {},
+    "efficientnet_v2_s": {},
+    "mnasnet0_5": {},
+    "mobilenet_v3_large": {},
+    "regnet_x_400mf": {},
+    "resnet34": {},
+    "resnext50_32x4d": {},
+    "shufflenet_v2_x0_5": {},
+    "squeezenet1_0": {},
+    "vgg11": {},
+    "vgg16_bn": {},
+    "wide_resnet50_2": {},
+    "fcn_resnet50": {"weights_backbone": None, "aux_loss": False},
+    "lraspp_mobilenet_v3_large": {"weights_backbone": None},
+    "maxvit_t": {},
+    "swin_t": {},
+    "vit_b_16": {},
+}
+MORE_NAMES: tuple[str, ...] = tuple(_MORE)
+"""Further networks, for the coverage matrix."""
+_SEGMENTATION = ("deeplabv3", "fcn", "lraspp")
 
 
 class _Dense(nn.Module):
@@ -65,14 +90,15 @@ def torch_module(name: str) -> nn.Module:
     ensure_torchvision()
     import torchvision
 
-    family = torchvision.models.segmentation if name.startswith("deeplab") else torchvision.models
+    dense = name.startswith(_SEGMENTATION)
+    family = torchvision.models.segmentation if dense else torchvision.models
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(zlib.crc32(name.encode()))
-        net: nn.Module = getattr(family, name)(weights=None, **_BUILD[name])
+        net: nn.Module = getattr(family, name)(weights=None, **(_BUILD | _MORE)[name])
         for module in net.modules():
             _randomize(module)
-    net = _Dense(net) if name.startswith("deeplab") else net
+    net = _Dense(net) if dense else net
     return net.eval().requires_grad_(False)
 
 
@@ -108,7 +134,7 @@ def export(name: str, exporter: Exporter, opset: int, size: int, *, dynamic_batc
     """The ONNX file of one network, written on the first call.
 
     Args:
-        name: one of :data:`NAMES`.
+        name: one of :data:`NAMES` or :data:`MORE_NAMES`.
         exporter: ``"legacy"`` (TorchScript) or ``"dynamo"`` (today's default).
         opset: of the default domain.
         size: height and width of the picture; the input is ``(1, 3, size, size)``.

@@ -155,9 +155,7 @@ def _in_place(model: ir.Model, rewrites: Sequence[Rewrite], counts: dict[str, in
     return changed
 
 
-def _all_or_nothing(
-    model: ir.Model, rewrites: Sequence[Rewrite], counts: dict[str, int]
-) -> tuple[ir.Model, int]:
+def _all_or_nothing(model: ir.Model, rewrites: Sequence[Rewrite], counts: dict[str, int]) -> tuple[ir.Model, int]:
     """The form rewrites: kept only if the whole model can be pinned, for a file has one operator set."""
     if opset_of(model) == PINNED:
         return model, 0

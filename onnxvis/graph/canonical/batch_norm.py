@@ -49,9 +49,7 @@ def _apply(model: ir.Model) -> int:
         return 0
     for node in nodes_of(model, "BatchNormalization"):
         constants = [constant_of(value) for value in node.inputs[1:5]]
-        training = node.attributes.get_int("training_mode", 0) or any(
-            is_used(out) for out in node.outputs[1:]
-        )
+        training = node.attributes.get_int("training_mode", 0) or any(is_used(out) for out in node.outputs[1:])
         if training or len(constants) < 4 or any(c is None for c in constants):
             continue
         rank = _rank(node.inputs[0])

@@ -31,9 +31,7 @@ def affordable(model: ir.Model, elements: int, size: int) -> bool:
         return True
     if wanted > _TOTAL:
         return False
-    present = sum(
-        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
-    )
+    present = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     return present + wanted <= _TOTAL
 
 

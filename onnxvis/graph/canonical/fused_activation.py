@@ -42,9 +42,7 @@ def _parameters(node: ir.Node) -> list[float]:
 
 def _activate(patch: Patch, kind: str, value: ir.Value, given: list[float]) -> ir.Value:
     if kind == "Clip":
-        low, high = (
-            patch.constant(n, np.asarray(p, np.float32)) for n, p in zip(("min", "max"), given, strict=True)
-        )
+        low, high = (patch.constant(n, np.asarray(p, np.float32)) for n, p in zip(("min", "max"), given, strict=True))
         return patch.op("Clip", value, low, high)
     attributes: dict[str, Any] = dict(zip(_PARAMETERS[kind], given, strict=False))
     return patch.op(kind, value, **attributes)

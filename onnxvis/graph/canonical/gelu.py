@@ -79,6 +79,4 @@ def _apply(model: ir.Model) -> int:
     return count
 
 
-REWRITE = Rewrite(
-    "gelu", "Gelu, QuickGelu, Swish and Mish written with elementary operators", _apply, "modern"
-)
+REWRITE = Rewrite("gelu", "Gelu, QuickGelu, Swish and Mish written with elementary operators", _apply, "modern")

@@ -24,6 +24,4 @@ def _apply(model: ir.Model) -> int:
     return count
 
 
-REWRITE = Rewrite(
-    "grid-sample", "GridSample brought to opset 17: the older names of its modes", _apply, "form"
-)
+REWRITE = Rewrite("grid-sample", "GridSample brought to opset 17: the older names of its modes", _apply, "form")

@@ -30,6 +30,4 @@ def _apply(model: ir.Model) -> int:
     return len(doubled)
 
 
-REWRITE = Rewrite(
-    "initializer-inputs", "initializers removed from the graph's inputs (IR version 3 habit)", _apply
-)
+REWRITE = Rewrite("initializer-inputs", "initializers removed from the graph's inputs (IR version 3 habit)", _apply)

@@ -67,9 +67,7 @@ def _inline(model: ir.Model, node: ir.Node, branch: ir.Graph) -> None:
     # An Identity per output: the If's output keeps its name whatever the branch returns (an outer tensor, a
     # constant, one tensor twice), and the ``identity`` rewrite removes those that nobody needs.
     for old, result in zip(tuple(node.outputs), results, strict=True):
-        stand_in = ir.node(
-            "Identity", [result], name=fresh_node_name(model, f"{node.name or old.name}_result")
-        )
+        stand_in = ir.node("Identity", [result], name=fresh_node_name(model, f"{node.name or old.name}_result"))
         new, kept_name = stand_in.outputs[0], old.name
         graph.insert_before(node, stand_in)
         old.name = None

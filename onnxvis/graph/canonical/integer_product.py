@@ -30,9 +30,7 @@ def _to_float(output: ir.Value) -> list[ir.Node] | None:
     return readers if readers and only and not output.is_graph_output() else None
 
 
-def _centered(
-    patch: Patch, value: ir.Value | None, zero: ir.Value | None, hint: str, rows: str
-) -> ir.Value | None:
+def _centered(patch: Patch, value: ir.Value | None, zero: ir.Value | None, hint: str, rows: str) -> ir.Value | None:
     """A quantized tensor minus its zero point, in float; ``None`` where the zero point has an odd shape."""
     result = patch.op("Cast", value, to=_FLOAT, hint=hint)
     if zero is None:
@@ -56,9 +54,7 @@ def _integer(model: ir.Model, node: ir.Node) -> bool:
     if convolution and shape_of(node.inputs[1]) is None:
         return False
     left = _centered(patch, node.inputs[0], input_of(node, 2), "x", "none")
-    right = _centered(
-        patch, node.inputs[1], input_of(node, 3), "weight", "conv" if convolution else "columns"
-    )
+    right = _centered(patch, node.inputs[1], input_of(node, 3), "weight", "conv" if convolution else "columns")
     if left is None or right is None:
         return False
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
@@ -99,9 +95,7 @@ def _apply(model: ir.Model) -> int:
     domain = "com.microsoft"
     count = sum(_integer(model, node) for node in nodes_of(model, *_PLAIN))
     count += sum(_dynamic(model, node) for node in nodes_of(model, "DynamicQuantizeMatMul", domain=domain))
-    return count + sum(
-        _to_float_product(model, n) for n in nodes_of(model, "MatMulIntegerToFloat", domain=domain)
-    )
+    return count + sum(_to_float_product(model, n) for n in nodes_of(model, "MatMulIntegerToFloat", domain=domain))
 
 
 REWRITE = Rewrite(

@@ -40,6 +40,4 @@ def _apply(model: ir.Model) -> int:
     return sum(_modernize(node, version) for node in model.graph.all_nodes() if is_default_domain(node))
 
 
-REWRITE = Rewrite(
-    "legacy-attributes", "attributes of old operator sets written in today's terms", _apply, "form"
-)
+REWRITE = Rewrite("legacy-attributes", "attributes of old operator sets written in today's terms", _apply, "form")

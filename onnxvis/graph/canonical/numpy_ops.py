@@ -114,11 +114,7 @@ def _modulo(node: ir.Node, a: list[Any]) -> Array:
 
 
 def _fill(node: ir.Node, a: list[Any]) -> Array:
-    value = (
-        node.attributes["value"].as_tensor().numpy()
-        if "value" in node.attributes
-        else np.zeros(1, np.float32)
-    )
+    value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
     return np.broadcast_to(np.asarray(value).reshape(-1)[0], tuple(int(extent) for extent in a[0]))
 
 
@@ -247,11 +243,7 @@ def result_size(node: ir.Node, arrays: Arrays) -> int:
         return int(sizes[0] // max(first.shape[int(node.attributes.get_int("axis", 0))], 1) * sizes[1])
     if kind == "Range":
         start, limit, delta = (float(np.asarray(array).reshape(-1)[0]) for array in arrays)
-        return (
-            math.ceil(abs((limit - start) / delta))
-            if delta and math.isfinite((limit - start) / delta)
-            else 2**62
-        )
+        return math.ceil(abs((limit - start) / delta)) if delta and math.isfinite((limit - start) / delta) else 2**62
     if kind in ELEMENTWISE:
         return math.prod(np.broadcast_shapes(*(array.shape for array in arrays if array is not None)))
     return sum(sizes)
@@ -267,9 +259,7 @@ def evaluate(node: ir.Node, arrays: Arrays) -> Array | None:
     function = _TABLE.get(node.op_type)
     if function is None or not arrays or arrays[0] is None:
         return None
-    broadcast = node.attributes.get_int("broadcast", 0) or (
-        "axis" in node.attributes and node.op_type in ELEMENTWISE
-    )
+    broadcast = node.attributes.get_int("broadcast", 0) or ("axis" in node.attributes and node.op_type in ELEMENTWISE)
     if broadcast or any(array is not None and array.dtype.kind not in "biufO" for array in arrays):
         return None
     try:

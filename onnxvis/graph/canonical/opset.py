@@ -99,11 +99,7 @@ def _fits(node: ir.Node, version: int) -> bool:
     if any(declared.required and name not in node.attributes for name, declared in known.items()):
         return False
     for (kind, name), values in _KNOWN_VALUES.items():
-        if (
-            node.op_type == kind
-            and name in node.attributes
-            and node.attributes.get_string(name) not in values
-        ):
+        if node.op_type == kind and name in node.attributes and node.attributes.get_string(name) not in values:
             return False
     if any(name in known and type_code(known[name]) != int(a.type) for name, a in node.attributes.items()):
         return False

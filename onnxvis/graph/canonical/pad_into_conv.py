@@ -52,6 +52,4 @@ def _apply(model: ir.Model) -> int:
     return count
 
 
-REWRITE = Rewrite(
-    "pad-into-conv", "zero padding before a convolution merged into the convolution", _apply, "modern"
-)
+REWRITE = Rewrite("pad-into-conv", "zero padding before a convolution merged into the convolution", _apply, "modern")

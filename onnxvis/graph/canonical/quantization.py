@@ -23,9 +23,7 @@ def dequantize(patch: Patch, triple: Triple, hint: str, axis: int | None = None)
     return patch.op("DequantizeLinear", *inputs, hint=hint, axis=axis if several else None)
 
 
-def quantize(
-    patch: Patch, value: ir.Value, scale: ir.Value | None, zero: ir.Value | None, like: ir.Value
-) -> ir.Value:
+def quantize(patch: Patch, value: ir.Value, scale: ir.Value | None, zero: ir.Value | None, like: ir.Value) -> ir.Value:
     """Quantize a float tensor; without a zero point the result has the element type of ``like``."""
     if zero is None:
         kind = dtype_of(like) or ir.DataType.UINT8
@@ -46,8 +44,4 @@ def product(patch: Patch, factors: Sequence[ir.Value | None], hint: str, extra: 
     assert result is not None
     for factor in factors[1:]:
         result = patch.op("Mul", result, factor, hint=hint)
-    return (
-        result
-        if extra == 1.0
-        else patch.op("Mul", result, patch.constant("alpha", np.asarray(extra, np.float32)))
-    )
+    return result if extra == 1.0 else patch.op("Mul", result, patch.constant("alpha", np.asarray(extra, np.float32)))

@@ -28,6 +28,4 @@ def _apply(model: ir.Model) -> int:
     return count
 
 
-REWRITE = Rewrite(
-    "quantized-domain", "onnxruntime's QuantizeLinear written as that of the standard", _apply, "modern"
-)
+REWRITE = Rewrite("quantized-domain", "onnxruntime's QuantizeLinear written as that of the standard", _apply, "modern")

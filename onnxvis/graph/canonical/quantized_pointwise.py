@@ -45,9 +45,7 @@ def _finish(patch: Patch, node: ir.Node, value: ir.Value, scale_at: int, like: i
 def _unary(patch: Patch, node: ir.Node) -> bool:
     attributes = {name: a.value for name, a in node.attributes.items() if name not in _NOT_OURS}
     x = dequantize(patch, _triple(node, 0), "x")
-    return _finish(
-        patch, node, patch.op(_UNARY[node.op_type], x, hint="float", **attributes), 3, node.inputs[0]
-    )
+    return _finish(patch, node, patch.op(_UNARY[node.op_type], x, hint="float", **attributes), 3, node.inputs[0])
 
 
 def _binary(patch: Patch, node: ir.Node) -> bool:

@@ -15,9 +15,7 @@ from onnxvis.graph.canonical.opset import OLDEST
 
 __all__ = ["refusal"]
 
-_FORWARD_ONLY = (
-    "Methods that only run the network forward (occlusion, RISE, Score-CAM, Ablation-CAM) still work."
-)
+_FORWARD_ONLY = "Methods that only run the network forward (occlusion, RISE, Score-CAM, Ablation-CAM) still work."
 _DEFAULT = ("", "ai.onnx")
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 
@@ -62,9 +60,7 @@ def _standard(node: NodeProto, used: set[str]) -> str | None:
             "to differentiate. Export the model without control flow (trace it, or fix the "
             "sizes it branches on)."
         )
-    if kind == "BatchNormalization" and (
-        _integer(node, "training_mode") or any(o in used for o in node.output[1:])
-    ):
+    if kind == "BatchNormalization" and (_integer(node, "training_mode") or any(o in used for o in node.output[1:])):
         return (
             f"node {_name(node)} is a BatchNormalization in training mode: the answer for one picture "
             "depends on the others in its batch. Export the model in evaluation mode (`model.eval()` in "
@@ -96,9 +92,7 @@ def refusal(model: ModelProto) -> str | None:
         model: the result of :func:`onnxvis.graph.canonical.canonicalize`.
     """
     version = max((entry.version for entry in model.opset_import if entry.domain in _DEFAULT), default=1)
-    used = {name for node in _nodes(model.graph) for name in node.input} | {
-        value.name for value in model.graph.output
-    }
+    used = {name for node in _nodes(model.graph) for name in node.input} | {value.name for value in model.graph.output}
     if version < OLDEST and any(node.domain in _DEFAULT for node in model.graph.node):
         return (
             f"the file uses operator set {version} from before 2017; the oldest one supported is {OLDEST}. "

@@ -20,11 +20,7 @@ _MODE = "coordinate_transformation_mode"
 
 def _spread_axes(model: ir.Model, node: ir.Node) -> bool:
     axes, dims = node.attributes.get_ints("axes", None), shape_of(node.inputs[0])
-    if (
-        axes is None
-        or dims is None
-        or node.attributes.get_string(_MODE, "half_pixel") == "tf_crop_and_resize"
-    ):
+    if axes is None or dims is None or node.attributes.get_string(_MODE, "half_pixel") == "tf_crop_and_resize":
         return False
     places = [axis % len(dims) for axis in axes]
     for index, rest, kind in ((2, [1.0] * len(dims), np.float32), (3, list(dims), np.int64)):
@@ -71,6 +67,4 @@ def _apply(model: ir.Model) -> int:
     return sum(_settle(model, node) for node in nodes_of(model, "Resize"))
 
 
-REWRITE = Rewrite(
-    "resize-form", "Resize brought to opset 17: all axes, no defaults of later versions", _apply, "form"
-)
+REWRITE = Rewrite("resize-form", "Resize brought to opset 17: all axes, no defaults of later versions", _apply, "form")

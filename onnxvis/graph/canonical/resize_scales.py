@@ -28,9 +28,7 @@ def _factor(before: object, after: object) -> float | None:
         return None
     factor = float(np.float32(after / before))
     return (
-        factor
-        if math.floor(before * factor) == after == math.floor(np.float32(before) * np.float32(factor))
-        else None
+        factor if math.floor(before * factor) == after == math.floor(np.float32(before) * np.float32(factor)) else None
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 __all__ = [
+    "DEFAULT_DOMAINS",
     "OLDEST_MODERN",
     "PINNED",
     "Dims",
@@ -17,6 +18,7 @@ __all__ = [
     "Rewrite",
     "Stage",
     "constant_of",
+    "distrust",
     "dtype_of",
     "fresh_name",
     "fresh_node_name",
@@ -38,7 +40,8 @@ PINNED = 17
 OLDEST_MODERN = 13
 Dims = tuple[int | str | None, ...]
 Stage = Literal["any", "modern", "form"]
-_NAMES, _NODES, _SHAPE, _DTYPE = "onnxvis.names", "onnxvis.nodes", "onnxvis.shape", "onnxvis.dtype"
+_NAMES, _NODES, _INNER = "onnxvis.names", "onnxvis.nodes", "onnxvis.inner"
+_SHAPE, _DTYPE = "onnxvis.shape", "onnxvis.dtype"
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def shape_of(value: ir.Value | None) -> Dims | None:
     if value.const_value is not None and not value.is_graph_input():
         return tuple(int(extent) for extent in value.const_value.shape.numpy())
     if value.is_graph_input():
-        if value.shape is None:
+        if value.shape is None or _INNER in value.meta:
             return None
         dims = [d if isinstance(d, int) else d.value for d in value.shape]
         return tuple(None if isinstance(d, int) and d <= 0 else d for d in dims)
@@ -132,6 +135,11 @@ def remember(value: ir.Value, shape: Dims | None, dtype: ir.DataType | None) -> 
     """Store what is known about a tensor; :func:`shape_of` and :func:`dtype_of` read it."""
     value.meta[_SHAPE] = shape
     value.meta[_DTYPE] = dtype
+
+
+def distrust(value: ir.Value) -> None:
+    """Mark an input of a Loop's or If's body: its declared shape is not enforced, and may change."""
+    value.meta[_INNER] = True
 
 
 def _taken_names(model: ir.Model, key: str) -> set[str]:
@@ -222,9 +230,7 @@ class Patch:
         self._nodes: list[ir.Node] = []
         self._stem = next((out.name for out in node.outputs if out.name), node.name or node.op_type)
 
-    def op(
-        self, op_type: str, *inputs: ir.Value | None, hint: str | None = None, **attributes: Any
-    ) -> ir.Value:
+    def op(self, op_type: str, *inputs: ir.Value | None, hint: str | None = None, **attributes: Any) -> ir.Value:
         """Add a node with one output and return that output; attributes that are ``None`` are left out."""
         return self.ops(op_type, *inputs, outputs=1, hint=hint, **attributes)[0]
 

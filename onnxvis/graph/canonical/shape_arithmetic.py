@@ -111,9 +111,7 @@ def _evaluate(node: ir.Node, found: dict[ir.Value, Partial]) -> Partial | None:
     if not any(value in found for value in node.inputs if value is not None):
         return None
     arrays = _operands(node, found)
-    if arrays is None or any(
-        value in found for value in node.inputs[1:] if node.op_type not in ("Concat", *_INTEGERS)
-    ):
+    if arrays is None or any(value in found for value in node.inputs[1:] if node.op_type not in ("Concat", *_INTEGERS)):
         return None  # a symbol as an index or as an axis
     if node.op_type == "Cast":
         kind = node.attributes["to"].as_int()
@@ -121,9 +119,7 @@ def _evaluate(node: ir.Node, found: dict[ir.Value, Partial]) -> Partial | None:
     if node.op_type in _INTEGERS and len(arrays) == 2:
         return _arithmetic(node, arrays)
     if node.op_type in STRUCTURAL:
-        first = [
-            array.astype(object) if array is not None and i == 0 else array for i, array in enumerate(arrays)
-        ]
+        first = [array.astype(object) if array is not None and i == 0 else array for i, array in enumerate(arrays)]
         return evaluate(node, first)
     return None
 

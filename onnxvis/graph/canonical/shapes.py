@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from onnxvis.graph.canonical.rewrite import Dims, Rewrite, dtype_of, remember, shape_of
+from onnxvis.graph.canonical.rewrite import Dims, Rewrite, distrust, dtype_of, remember, shape_of
 
 __all__ = ["REWRITE", "declare"]
 
@@ -93,6 +93,9 @@ def _apply(model: ir.Model) -> int:
             dims = _dims(found.shape) if found is not None and found.HasField("shape") else None
             kind = ir.DataType(found.elem_type) if found is not None and found.elem_type else None
             remember(value, dims, kind)
+    for body in model.graph.subgraphs():
+        for value in body.inputs:
+            distrust(value)
     return 0
 
 

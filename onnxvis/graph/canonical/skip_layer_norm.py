@@ -37,9 +37,7 @@ def _skip(model: ir.Model, node: ir.Node) -> bool:
 def _apply(model: ir.Model) -> int:
     if opset_of(model) < PINNED:
         return 0
-    return sum(
-        _skip(model, node) for node in nodes_of(model, "SkipLayerNormalization", domain="com.microsoft")
-    )
+    return sum(_skip(model, node) for node in nodes_of(model, "SkipLayerNormalization", domain="com.microsoft"))
 
 
 REWRITE = Rewrite("skip-layer-norm", "onnxruntime's SkipLayerNormalization taken apart", _apply, "modern")

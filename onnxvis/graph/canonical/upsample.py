@@ -69,6 +69,4 @@ def _is_todays(node: ir.Node) -> bool:
     return node.op_type == "Resize" and "coordinate_transformation_mode" in node.attributes
 
 
-REWRITE = Rewrite(
-    "upsample", "Upsample and the first Resize written as the Resize of opset 17", _apply, "form"
-)
+REWRITE = Rewrite("upsample", "Upsample and the first Resize written as the Resize of opset 17", _apply, "form")

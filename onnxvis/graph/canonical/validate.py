@@ -50,9 +50,7 @@ def _check_attributes(node: NodeProto, schema: OpSchema) -> None:
             raise _refuse(f"{_where(node)} has the attribute {attribute.name!r} twice")
         seen.add(attribute.name)
         if attribute.name not in schema.attributes:
-            raise _refuse(
-                f"{_where(node)} has the attribute {attribute.name!r}, which its operator does not know"
-            )
+            raise _refuse(f"{_where(node)} has the attribute {attribute.name!r}, which its operator does not know")
         if attribute.ref_attr_name:
             continue
         expected = type_code(schema.attributes[attribute.name])
@@ -83,9 +81,7 @@ def _check_tensor(tensor: TensorProto) -> None:
     try:
         kind = TensorProto.DataType.Name(tensor.data_type)
     except ValueError as error:
-        raise _refuse(
-            f"the initializer {tensor.name!r} has the unknown element type {tensor.data_type}"
-        ) from error
+        raise _refuse(f"the initializer {tensor.name!r} has the unknown element type {tensor.data_type}") from error
     if kind == "UNDEFINED":
         raise _refuse(f"the initializer {tensor.name!r} has no element type")
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -96,9 +92,7 @@ def _check_tensor(tensor: TensorProto) -> None:
     if tensor.HasField("raw_data") and kind not in _SUB_BYTE and kind != "STRING":
         size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         if len(tensor.raw_data) != math.prod(tensor.dims) * size:
-            raise _refuse(
-                f"the initializer {tensor.name!r} has {len(tensor.raw_data)} bytes for {list(tensor.dims)}"
-            )
+            raise _refuse(f"the initializer {tensor.name!r} has {len(tensor.raw_data)} bytes for {list(tensor.dims)}")
 
 
 def _declare(names: Iterable[str], known: set[str], what: str) -> None:
@@ -115,8 +109,12 @@ def _check_graph(graph: GraphProto, outer: frozenset[str], imports: dict[str, in
     _declare((value.name for value in graph.input), known, "as an input")
     constants: set[str] = set()
     _declare((t.name for t in graph.initializer), constants, "as an initializer")
-    _declare((t.values.name for t in graph.sparse_initializer), constants, "as an initializer")
     known |= constants
+    if graph.sparse_initializer:
+        raise ModelError(
+            f"the initializer {graph.sparse_initializer[0].values.name!r} is sparse, which is not supported. "
+            "Store it densely: export the model again without sparse tensors."
+        )
     for tensor in graph.initializer:
         _check_tensor(tensor)
         if not tensor.name:
@@ -156,9 +154,7 @@ def validate(model: ModelProto) -> None:
     Raises:
         ModelError: with the node or tensor that is wrong.
     """
-    imports = {
-        "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import
-    }
+    imports = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     _check_graph(model.graph, frozenset(), imports, inner=False)
     for function in model.functions:
         own = {"" if e.domain == "ai.onnx" else e.domain: e.version for e in function.opset_import}

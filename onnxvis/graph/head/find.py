@@ -70,9 +70,7 @@ def find_head(
         return dense_head(index, fields, logits)
     tail = _walk_back(index, fields, logits.tensor)
     if tail is None:
-        reason = (
-            "no tensor that every path passes is a map with positions, so there is no layer to explain with"
-        )
+        reason = "no tensor that every path passes is a map with positions, so there is no layer to explain with"
         return Head.nowhere(reason)
     return _pooled(index, fields, tail) if tail.pool is not None else _flattened(index, fields, tail)
 
@@ -115,11 +113,13 @@ def _pooled(index: GraphIndex, fields: Mapping[str, TensorField], tail: _Tail) -
     elif plain:
         kind = "gap-conv1x1" if "Conv" in linear[0].node.op_type else "gap-linear"
         tells = "the logits are linear in its mean"
+        if linear[0].integer:
+            tells += ", but for a last layer in integers whose scale is taken from the picture"
     elif len(linear) == 1 and not linear[0].activated and set(rest) <= {"norm", "affine"}:
         kind, tells = "gap-norm-linear", "a normalization stands between the pool and the linear layer"
     else:
         kind, tells = "gap-mlp", f"{_count(linear)} after the pool, so the logits are not linear in its mean"
-    cam = plain and averages and not tail.note
+    cam = plain and averages and not tail.note and not linear[0].integer
     return _finish(index, fields, tail, kind=kind, tells=tells, cam=cam)
 
 
@@ -209,7 +209,8 @@ def _finish(
         reason = f"{tail.note}; {what}, the last map with more than one, stands in for it"
     elif pool is not None:
         name = _POOL_NAMES.get(pool.pooling, pool.pooling)
-        reason = f"{what} enters the global {name} pool; {tells}"
+        rounded = any(s.role.kind == "quantize" for s in tail.stretches)
+        reason = f"{what} enters the global {name} pool; {tells}{', up to rounding to 8 bits' * rounded}"
     else:
         reason = f"{what} is the last activation map; {tells}"
     return Head(

@@ -103,9 +103,7 @@ def _choose(found: list[Logits], index: GraphIndex) -> Logits:
         classes = all(r[:2] > order(best)[:2] for r in rivals)
         why = f"the only {best.kind} output" if kinds else "the most classes" if classes else "the deepest"
     others = tuple(item.output for item in found if item is not best)
-    reason = (
-        f"{best.reason}; of {len(found)} outputs it is {why} (also there: {', '.join(map(repr, others))})"
-    )
+    reason = f"{best.reason}; of {len(found)} outputs it is {why} (also there: {', '.join(map(repr, others))})"
     return replace(best, reason=reason, others=others)
 
 
@@ -143,9 +141,7 @@ def _peel(index: GraphIndex, output: str) -> tuple[str, Activation | None, tuple
     return found[0], None, tuple(path[: found[1]]), None
 
 
-def _in_the_outputs_shape(
-    index: GraphIndex, tensor: str, shape: tuple[int, ...] | None
-) -> tuple[str, tuple[str, ...]]:
+def _in_the_outputs_shape(index: GraphIndex, tensor: str, shape: tuple[int, ...] | None) -> tuple[str, tuple[str, ...]]:
     """Step back over a flattening that was put in only for a softmax of one axis and is undone after it."""
     node = index.producer(tensor)
     if node is not None and node.op_type in _SAME_ORDER and _keeps_values(index, node):
@@ -160,9 +156,7 @@ def _keeps_values(index: GraphIndex, node: NodeProto) -> bool:
         # A cast of class indices is passed as well: the ArgMax behind it decides.
         return True
     if node.op_type in _SAME_ORDER:
-        before, after = (
-            [n for n in index.shapes.get(t, ()) if n != 1] for t in (node.input[0], node.output[0])
-        )
+        before, after = ([n for n in index.shapes.get(t, ()) if n != 1] for t in (node.input[0], node.output[0]))
         return before == after
     return node.op_type in _SAME_VALUES
 

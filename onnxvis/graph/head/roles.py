@@ -20,9 +20,7 @@ from onnxvis.graph.receptive import TensorField
 
 __all__ = ["LINEAR", "Role", "Stretch", "map_units", "stretch", "weight_tensors"]
 
-RoleKind = Literal[
-    "shape", "quantize", "bias", "affine", "linear", "nonlinear", "norm", "pool", "local-pool", "block"
-]
+RoleKind = Literal["shape", "quantize", "bias", "affine", "linear", "nonlinear", "norm", "pool", "local-pool", "block"]
 
 CONVOLUTIONS = {"Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcFusedConv", "ConvTranspose"}
 LINEAR = CONVOLUTIONS | {
@@ -68,7 +66,8 @@ _LOCAL_POOLS = {
     "MaxPool": "max",
     "LpPool": "norm",
 }
-_INTEGER_PRODUCT = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "Cast", "Mul", "Add", "Reshape"}
+# What stands around the product of a dynamically quantized layer.
+_RESCALING = {"DynamicQuantizeLinear", "Cast", "Mul", "Add", "Sub", "Reshape"}
 _POINTWISE = {
     "Abs",
     "Add",
@@ -156,12 +155,23 @@ _STATISTICS = {"ReduceMean", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSqua
 
 @dataclass(frozen=True)
 class Role:
-    """What a stretch does: its kind, the node that matters, and how it pools if it does."""
+    """What a stretch does.
+
+    Attributes:
+        kind: ``shape`` (reshapes, casts, dropout), ``quantize`` (to or from 8 bits), ``bias`` and ``affine``
+            (a constant added; multiplied), ``linear``, ``nonlinear``, ``norm``, ``pool`` (over the whole
+            map), ``local-pool`` (also padding, slicing, resizing) or ``block`` (anything else).
+        node: the node that matters.
+        pooling: how it pools, if it does.
+        activated: a linear node with an activation fused into it.
+        integer: a product in integers whose scale is taken from the picture.
+    """
 
     kind: RoleKind
     node: NodeProto
     pooling: str = ""
     activated: bool = False
+    integer: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,9 +194,7 @@ def map_units(fields: Mapping[str, TensorField], tensor: str) -> int:
 
 def stretch(index: GraphIndex, fields: Mapping[str, TensorField], source: str, target: str) -> Stretch:
     """The stretch between two neighboring cut tensors."""
-    nodes = tuple(
-        n for n in index.between([source], [target]) if not all(index.is_constant(t) for t in n.output if t)
-    )
+    nodes = tuple(n for n in index.between([source], [target]) if not all(index.is_constant(t) for t in n.output if t))
     role = _single(index, fields, nodes[0]) if len(nodes) == 1 else _several(index, nodes)
     return Stretch(source, target, nodes, role)
 
@@ -223,8 +231,8 @@ def _several(index: GraphIndex, nodes: Sequence[NodeProto]) -> Role:
     operators = {n.op_type for n in nodes}
     weighted = [n for n in nodes if n.op_type in LINEAR]
     last = nodes[-1]
-    if len(weighted) == 1 and operators <= _INTEGER_PRODUCT:
-        return Role("linear", weighted[0])
+    if len(weighted) == 1 and "DynamicQuantizeLinear" in operators and operators - LINEAR <= _RESCALING:
+        return Role("linear", weighted[0], integer=True)
     if weighted:
         return Role("block", last)
     if operators <= _POINTWISE:

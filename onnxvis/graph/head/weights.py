@@ -47,11 +47,7 @@ def class_weights(index: GraphIndex, head: Head) -> tuple[Array, Array]:
     attrs = index.attrs(node)
     matrix = weights.astype(np.float64)
     if matrix.ndim > 2:
-        matrix = (
-            matrix.reshape(matrix.shape[0], -1)
-            if "Conv" in node.op_type
-            else matrix.reshape(-1, matrix.shape[-1])
-        )
+        matrix = matrix.reshape(matrix.shape[0], -1) if "Conv" in node.op_type else matrix.reshape(-1, matrix.shape[-1])
     by_rows = "Conv" in node.op_type or bool(attrs.get("transB", 0)) or head.weight == node.input[0]
     matrix = (matrix if by_rows else matrix.T) * attrs.get("alpha", 1.0)
     if matrix.shape[1] != channels:
