@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 import onnxvis
 from onnxvis.demo import lite0, photo
 from onnxvis.render import SheetCell, SheetColumn, SheetRow, contact_sheet
+from onnxvis.render.colormap import DIVERGING, SEQUENTIAL
 
 FOLDER = Path(__file__).parent / "images"
 LARGEST = 300_000
+CELL = 240
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,18 @@ FIGURES = (
             Panel("integrated-gradients", options={"baseline": "blur", "steps": 64}),
         ),
     ),
+    Figure(
+        "units",
+        (
+            Panel("zfnet-deconvnet", "After block 3, 56 x 56", {"layer": "add_140"}),
+            Panel("zfnet-deconvnet", "After block 5, 28 x 28", {"layer": "add_236"}),
+            Panel("zfnet-deconvnet", "After block 7, 14 x 14", {"layer": "add_332"}),
+        ),
+    ),
     Figure("rules", (Panel("saliency"), Panel("guided-backprop"), Panel("deconvnet"))),
     Figure(
         "guided-grad-cam",
         (Panel("guided-backprop"), Panel("grad-cam", options={"relu": True}), Panel("guided-grad-cam")),
-        (("coffee.png", "espresso"), ("coffee.png", "wooden spoon")),
     ),
 )
 
@@ -81,32 +91,50 @@ def explanations(model: onnxvis.Model, figure: Figure) -> list[list[onnxvis.Expl
 
 
 def draw(figure: Figure, rows: Sequence[Sequence[onnxvis.Explanation]]) -> Image.Image:
-    """The figure: photos as rows, methods as columns, one scale per column."""
+    """The part of each photo that the model sees: photos as rows, methods as columns, one scale per column."""
     columns = []
     for number, panel in enumerate(figure.panels):
         column = [row[number] for row in rows]
         columns.append(SheetColumn(panel.title or column[0].method_title, column[0].scale(column[1:])))
     drawn = []
     for row, (name, _) in zip(rows, figure.rows, strict=True):
-        target = row[0].target
-        cells = []
-        for one in row:
-            picture, values = one.drawable()
-            own = "" if one.target == target else one.target
-            cells.append(SheetCell(values, own, one.boxes(picture.shape[:2])))
-        drawn.append(SheetRow(target, row[0].drawable()[0], cells, f"score {row[0].score:+.2f}, {name}"))
-    return contact_sheet(drawn, columns)
+        one_target = len({one.target for one in row}) == 1
+        heading, caption = (row[0].target, f"score {row[0].score:+.2f}") if one_target else (name, "")
+        cells = [_cell(one, "" if one_target else one.target) for one in row]
+        drawn.append(SheetRow(heading, _seen(row[0].drawable()[0], row[0]), cells, caption))
+    return contact_sheet(drawn, columns, cell=CELL, most_columns=len(columns))
+
+
+def _cell(one: onnxvis.Explanation, caption: str) -> SheetCell:
+    picture, values = one.drawable()
+    left, top = one.prepared.geometry.visible_box[:2]
+    boxes = [(x0 - left, y0 - top, x1 - left, y1 - top) for x0, y0, x1, y1 in one.boxes(picture.shape[:2])]
+    return SheetCell(_seen(values, one), caption, boxes)
+
+
+def _seen(array: np.ndarray, one: onnxvis.Explanation) -> np.ndarray:
+    x0, y0, x1, y1 = (round(edge) for edge in one.prepared.geometry.visible_box)
+    return array[y0:y1, x0:x1]
 
 
 def save(image: Image.Image, path: Path) -> int:
     """Write a PNG, with a palette where it would be too large otherwise; its size in bytes."""
-    for attempt in (image, image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    if buffer.tell() > LARGEST:
         buffer = io.BytesIO()
-        attempt.save(buffer, "PNG", optimize=True)
-        if buffer.tell() <= LARGEST:
-            break
+        image.quantize(palette=_palette(image), dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     path.write_bytes(buffer.getvalue())
     return buffer.tell()
+
+
+def _palette(image: Image.Image) -> Image.Image:
+    """256 colors: those of the image, and enough of the two color scales to keep their bars smooth."""
+    scales = [colors[:: len(colors) // 40] for colors in (DIVERGING.opaque, SEQUENTIAL.opaque)]
+    own = np.array(image.quantize(170).getpalette()).reshape(-1, 3)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([*scales, own])[:256].astype(np.uint8).tobytes())
+    return palette
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from onnxvis.errors import ModelError, OnnxvisError, PreprocessingError
 from onnxvis.graph.canonical import Canonical, canonicalize
 from onnxvis.graph.expose import available_tensors
 from onnxvis.graph.head import Head, Logits, find_head, find_logits
+from onnxvis.graph.index import GraphIndex
 from onnxvis.graph.layers import Layer, layer_table, resolve_layer
 from onnxvis.graph.receptive import TensorField, receptive_fields
 from onnxvis.labels import Labels, load_labels
@@ -151,9 +152,16 @@ class Model:
         return {name: tuple(array.shape) for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
     @functools.cached_property
+    def index(self) -> GraphIndex:
+        """The canonical graph with its shapes, ready to be asked."""
+        return GraphIndex(self.canonical.model, self.shapes)
+
+    @functools.cached_property
     def logits(self) -> Logits:
         """The tensor that is explained: the chosen output before its final activation."""
-        return self._in_the_file(find_logits(self.canonical.model, self._output, self.shapes))
+        return self._in_the_file(
+            find_logits(self.canonical.model, self._output, self.shapes, fields=self.fields, index=self.index)
+        )
 
     def _in_the_file(self, found: Logits) -> Logits:
         """The same numbers under a name that the file has: back over the reshapes that only the rewriting added."""
@@ -183,17 +191,19 @@ class Model:
     @functools.cached_property
     def head(self) -> Head:
         """How the logits are made from the last feature map."""
-        return find_head(self.canonical.model, self.logits, self.shapes)
+        return find_head(self.canonical.model, self.logits, self.shapes, fields=self.fields, index=self.index)
 
     @functools.cached_property
     def fields(self) -> Mapping[str, TensorField]:
         """Receptive field of every tensor."""
-        return receptive_fields(self.canonical.model, self.shapes, self.image_input.name, self.layout)
+        return receptive_fields(
+            self.canonical.model, self.shapes, self.image_input.name, self.layout, index=self.index
+        )
 
     @functools.cached_property
     def layers(self) -> list[Layer]:
         """The table of layers: tensor, operator, shape, parameters, receptive field."""
-        return layer_table(self.canonical.model, self.shapes, self.fields)
+        return layer_table(self.canonical.model, self.shapes, self.fields, index=self.index)
 
     def layer(self, name: str) -> str:
         """The tensor that a layer name stands for.
@@ -201,7 +211,7 @@ class Model:
         Raises:
             LayerError: there is none; the nearest names are suggested.
         """
-        return resolve_layer(name, self.canonical.model, self.layers)
+        return resolve_layer(name, self.index, self.layers)
 
     def in_file(self, tensor: str) -> bool:
         """Whether a tensor of the canonical graph exists in the deployed graph too."""

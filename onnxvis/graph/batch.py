@@ -5,15 +5,14 @@
     Resize(f, , , [1, 64, 28, 28])                         ->   Resize(f, , , [0, 64, 28, 28] + [1, 0, 0, 0] * n)
     Concat(token: [1, 1, 768], f)                          ->   Concat(Expand(token, [n, 1, 1]), f)
 
-with n = Shape(f)[0]. What to rewrite is data, found by running the graph (:mod:`onnxvis.runtime.rebatch`); this module only
-writes it down. Every number of images is taken from an input of the rewritten node itself, so the part of
-the graph behind a cut works without the picture.
+with n = Shape(f)[0]. What to rewrite is data, found by running the graph (:mod:`onnxvis.runtime.rebatch`);
+this module only writes it down. Every number of images is taken from an input of the rewritten node itself,
+so the part of the graph behind a cut works without the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
 from typing import Any
 
 import numpy as np

@@ -262,11 +262,7 @@ class GraphIndex:
         if node.op_type in ("Shape", "Size") and node.input[0] in self.shapes:
             dims = np.asarray(self.shapes[node.input[0]], np.int64)
             attrs = attributes(node)
-            return (
-                np.asarray(dims.prod())
-                if node.op_type == "Size"
-                else dims[attrs.get("start", 0) : attrs.get("end")]
-            )
+            return np.asarray(dims.prod()) if node.op_type == "Size" else dims[attrs.get("start", 0) : attrs.get("end")]
         inputs = [self.constant(t) if t else None for t in node.input]
         if any(value is None for value, t in zip(inputs, node.input, strict=True) if t):
             return None

@@ -89,7 +89,7 @@ def _by_formula(task: Task, row: int, head: LinearHead, activation: np.ndarray) 
     if all(score.function is None for score in scores):
         return np.stack([score.cotangent.reshape(-1) @ terms for score in scores], axis=1)
     logits = task.logits[row].astype(np.float64)
-    return score_values(scores, logits[None]) - score_values(scores, logits[None] - terms.T)
+    return np.asarray(score_values(scores, logits[None]) - score_values(scores, logits[None] - terms.T))
 
 
 METHOD = Method(

@@ -55,8 +55,8 @@ def attribute(task: Task) -> list[list[Attribution]]:
         error = head.disagreement(activation[None], logits[None])
         if not error <= head.tolerance:
             raise LayerError(
-                f"CAM's identity does not hold on {task.picture_name(row)}: the maps and the bias miss the file's logits "
-                f"by {error:.1e} of the largest. Use grad-cam."
+                f"CAM's identity does not hold on {task.picture_name(row)}: the maps and the bias miss the file's "
+                f"logits by {error:.1e} of the largest. Use grad-cam."
             )
         results.append([_result(task, row, score, activation, head, finish) for score in task.scores[row]])
     return results

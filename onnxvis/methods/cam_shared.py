@@ -139,8 +139,7 @@ def _box_note(box: Mapping[str, Any] | None, threshold: float) -> str:
         return "no box: the map has no positive value"
     x0, y0, x1, y1 = (round(edge) for edge in box["picture"])
     return (
-        f"box of the largest region above {threshold:g} of the maximum: "
-        f"x {x0} to {x1}, y {y0} to {y1} in the picture"
+        f"box of the largest region above {threshold:g} of the maximum: x {x0} to {x1}, y {y0} to {y1} in the picture"
     )
 
 
@@ -199,12 +198,8 @@ def layer_gradients(task: Task, method: str) -> Iterator[LayerGradients]:
         if not task.float64:
             feeds[layer.tensor] = rows_of(whole, rows)
         cotangents = task.cotangents(rows)
-        found = model.engine.gradients(
-            feeds, model.logits.tensor, cotangents, (layer.tensor,), float64=task.float64
-        )
-        parity = [
-            _parity(task, rows.start + i, found.output[i], cotangents[0][i]) for i in range(len(found.output))
-        ]
+        found = model.engine.gradients(feeds, model.logits.tensor, cotangents, (layer.tensor,), float64=task.float64)
+        parity = [_parity(task, rows.start + i, found.output[i], cotangents[0][i]) for i in range(len(found.output))]
         yield LayerGradients(
             rows,
             units_first(found.values[layer.tensor], layer).astype(np.float64),
@@ -224,9 +219,7 @@ def _parity(task: Task, row: int, logits: np.ndarray, cotangent: np.ndarray) -> 
             model.image_input.name: rows_of(task.x, one),
         }
         on = task.picture_name(row)
-        return model.engine.difference_check(
-            feeds, layer.tensor, model.logits.tensor, cotangent, on, task.float64
-        )
+        return model.engine.difference_check(feeds, layer.tensor, model.logits.tensor, cotangent, on, task.float64)
 
     key = (model.logits.tensor, layer.tensor)
     return model.engine.parity(logits, task.logits[row], check, key, task.float64)

@@ -7,6 +7,7 @@ trunk (picture to layer) ran once; the tail (layer to logits) is a small part of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +15,10 @@ from onnxvis.graph.cut import needed_nodes
 from onnxvis.methods.base import Task, rows_of
 from onnxvis.target import Score
 
-__all__ = ["LayerTail", "score_values"]
+if TYPE_CHECKING:
+    from onnxvis.model import Model
+
+__all__ = ["LayerTail", "reads_image", "score_values"]
 
 _BYTES = 1 << 25
 _MOST = 256
@@ -41,7 +45,7 @@ class LayerTail:
         self.activation = rows_of(task.tensors[layer.tensor], one)
         self._image = rows_of(task.x, one)
         self._converted = task.float64 or not task.model.in_file(layer.tensor)
-        self._needs_image = self._converted or _reads_image(task, layer.tensor)
+        self._needs_image = self._converted or reads_image(task.model, layer.tensor)
         bytes_each = max(self.activation.nbytes, task.logits[row].nbytes, 1)
         if self._needs_image:
             bytes_each = max(bytes_each, self._image.nbytes)
@@ -80,7 +84,8 @@ class LayerTail:
         view = np.moveaxis(buffer, self._layer.spatial_axes, (-2, -1))
         original = np.moveaxis(self.activation, self._layer.spatial_axes, (-2, -1))[0]
         for start in range(0, count, len(buffer)):
-            chosen = [np.unravel_index(c, units) for c in range(start, min(start + len(buffer), count))]
+            stop = min(start + len(buffer), count)
+            chosen = [tuple(int(n) for n in np.unravel_index(c, units)) for c in range(start, stop)]
             for i, unit in enumerate(chosen):
                 view[(i, *unit)] = 0
             yield start, self(buffer[: len(chosen)])
@@ -88,11 +93,13 @@ class LayerTail:
                 view[(i, *unit)] = original[unit]
 
 
-def _reads_image(task: Task, tensor: str) -> bool:
-    """Whether the part after the layer reads the picture too; control flow is taken to."""
-    graph = task.model.file.proto.graph
-    nodes = needed_nodes(graph, [tensor], [task.model.logits.tensor])
-    image = task.model.image_input.name
+def reads_image(model: Model, tensor: str) -> bool:
+    """Whether the part of the file after a layer reads the picture too, if only for its size.
+
+    Control flow is taken to.
+    """
+    nodes = needed_nodes(model.file.proto.graph, [tensor], [model.logits.tensor])
+    image = model.image_input.name
     return any(image in node.input or any(a.HasField("g") for a in node.attribute) for node in nodes)
 
 

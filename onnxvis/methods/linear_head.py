@@ -18,6 +18,7 @@ from onnxvis.errors import LayerError, ModelError
 from onnxvis.graph.head import class_weights
 from onnxvis.graph.index import GraphIndex
 from onnxvis.methods.base import LayerChoice
+from onnxvis.methods.layer_tail import reads_image
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
@@ -100,13 +101,13 @@ def _confirm(model: Model, layer: LayerChoice) -> LinearHead:
         raise LayerError(f"the weights of this model's head cannot be read: {error}") from error
     precision = model.engine.precision
     found = LinearHead(weights, bias, 0.0, _TOLERANCE if precision == "float32" else model.engine.output_tolerance)
-    error = max(_probe(model, layer, found, number) for number in range(4 if precision == "float32" else 3))
-    if not error <= found.tolerance:
+    worst = max(_probe(model, layer, found, number) for number in range(4 if precision == "float32" else 3))
+    if not worst <= found.tolerance:
         raise LayerError(
             f"original CAM does not apply to this model: its graph looks like a linear layer after a global average "
-            f"pool, but the file's answers differ from that by {error:.1e} of the largest logit. {_REMEDY}"
+            f"pool, but the file's answers differ from that by {worst:.1e} of the largest logit. {_REMEDY}"
         )
-    return LinearHead(weights, bias, error, found.tolerance)
+    return LinearHead(weights, bias, worst, found.tolerance)
 
 
 def _probe(model: Model, layer: LayerChoice, head: LinearHead, number: int) -> float:
@@ -133,7 +134,8 @@ def _probe(model: Model, layer: LayerChoice, head: LinearHead, number: int) -> f
         moved = 10 * moved * rng.choice((-1.0, 1.0), moved.shape)
     changed = np.ascontiguousarray(np.moveaxis(moved, (-2, -1), layer.spatial_axes)).astype(activation.dtype)
     if model.in_file(tensor):
-        logits = engine.tail({tensor: changed}, model.logits.tensor)
+        feeds = {tensor: changed} | ({model.image_input.name: image} if reads_image(model, tensor) else {})
+        logits = engine.tail(feeds, model.logits.tensor)
     else:
         feeds = {tensor: changed.astype(np.float32), model.image_input.name: image}
         logits = engine.gradients(feeds, model.logits.tensor, (), (tensor,)).output

@@ -188,7 +188,7 @@ def normalized(maps: np.ndarray) -> np.ndarray:
     """Each map ``(h, w)`` of several brought to 0..1; a constant one becomes 0."""
     low = maps.min(axis=(1, 2), keepdims=True)
     span = maps.max(axis=(1, 2), keepdims=True) - low
-    return np.divide(maps - low, span, out=np.zeros_like(maps), where=span > 0)
+    return np.asarray(np.divide(maps - low, span, out=np.zeros_like(maps), where=span > 0))
 
 
 def softmax(values: np.ndarray) -> np.ndarray:

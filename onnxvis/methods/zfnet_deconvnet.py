@@ -273,7 +273,7 @@ def _attribution(projection: Projection, asked: str, options: ZfnetDeconvnetOpti
         "row": unit.row,
         "col": unit.col,
         "activation": unit.activation,
-        **_box_parameters(projection),
+        "box": _box(projection),
     }
     notes = [
         f"unit {unit.channel} ({chosen}) at row {unit.row}, column {unit.col} ({place}), activation {unit.activation:.4g}",
@@ -297,11 +297,10 @@ def _attribution(projection: Projection, asked: str, options: ZfnetDeconvnetOpti
     )
 
 
-def _box_parameters(projection: Projection) -> Mapping[str, Any]:
-    return {
-        "input_box": list(projection.input_box) if projection.input_box else None,
-        "picture_box": list(projection.picture_box) if projection.picture_box else None,
-    }
+def _box(projection: Projection) -> Mapping[str, Any] | None:
+    if projection.input_box is None or projection.picture_box is None:
+        return None
+    return {"input": list(projection.input_box), "picture": list(projection.picture_box)}
 
 
 METHOD = Method(

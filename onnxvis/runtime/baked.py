@@ -62,7 +62,7 @@ class Change:
 def changes(node: onnx.NodeProto, inputs: Sequence[Pair | None], made: torch.Tensor, count: int) -> Iterator[Change]:
     """What to rewrite at a node, given its inputs and what it makes of the smaller batch."""
     if node.op_type == "Reshape":
-        yield from _reshape(node, inputs, made)
+        yield from _reshape(node, inputs, made, count)
     elif node.op_type in _SIZES:
         yield from _sizes(node, inputs)
     elif node.op_type == "Expand":
@@ -102,12 +102,12 @@ def _name(node: onnx.NodeProto) -> str:
     return str(next(name for name in node.output if name))
 
 
-def _reshape(node: onnx.NodeProto, inputs: Sequence[Pair | None], made: torch.Tensor) -> Iterator[Change]:
+def _reshape(node: onnx.NodeProto, inputs: Sequence[Pair | None], made: torch.Tensor, count: int) -> Iterator[Change]:
     data, spec = inputs[0], _numbers(inputs[1] if len(inputs) > 1 else None)
     if data is None or data.rows is None or spec is None:
         return
     before, after = list(data.few.shape), list(made.shape)
-    target = _target_axis(before, data.rows, after, spec)
+    target = _target_axis(before, data.rows, after, spec, count)
     if target is None:
         return  # the node then runs as it is, and what it makes is judged
     wanted = [size * GROWTH if i == target else size for i, size in enumerate(after)]
@@ -127,11 +127,12 @@ def _reshape(node: onnx.NodeProto, inputs: Sequence[Pair | None], made: torch.Te
             return
 
 
-def _target_axis(before: list[int], rows: Rows, after: list[int], spec: list[int]) -> int | None:
+def _target_axis(before: list[int], rows: Rows, after: list[int], spec: list[int], count: int) -> int | None:
     """The axis of a reshaped tensor that counts images.
 
     Reshape keeps the order of elements, so the images stand behind the same number of elements as before. At
-    a batch of one that can be the end of one axis or the beginning of the next.
+    a batch of one that can be the end of one axis or the beginning of the next; what is preferred here is a
+    guess, and the nodes that follow judge it.
     """
     ahead = math.prod(before[: rows.axis]) * rows.outer
     fitting = []
@@ -141,9 +142,11 @@ def _target_axis(before: list[int], rows: Rows, after: list[int], spec: list[int
             fitting.append((axis, outer))
     if not fitting:
         return None
+    alone = [axis for axis, outer in fitting if outer == 1 and after[axis] == count]
     kept = [axis for axis, outer in fitting if outer == rows.outer and after[axis] == before[rows.axis]]
-    if kept:
-        return rows.axis if rows.axis in kept else kept[0]
+    for same in (alone, kept):
+        if same:
+            return rows.axis if rows.axis in same else same[0]
     free = [axis for axis, _ in fitting if spec[axis] == -1]
     if free:
         return free[0]

@@ -274,7 +274,7 @@ class Engine:
         rule: str = "backprop",
     ) -> Gradients:
         """One image on a graph with a fixed batch: the other places hold copies, which count for nothing."""
-        copies = self._fixed_batch()
+        copies = max(1, self._fixed_batch())
         filled = {n: np.repeat(a, copies, axis=0) for n, a in feeds.items()}
         seeds = [np.concatenate([c, *[np.zeros_like(c)] * (copies - 1)]) for c in cotangents]
         found = backend.vjp({**self.constants, **filled}, output, seeds, wrt, rule)

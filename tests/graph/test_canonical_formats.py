@@ -380,7 +380,17 @@ def test_caffe2_graphs(name: str):
     assert not {"Constant", "ConstantOfShape", "BatchNormalization", "Sum", "Dropout"} & set(operators(result))
 
 
+HUGE = ("light_bvlc_alexnet", "light_vgg19", "light_zfnet512")  # hundreds of megabytes of weights
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in LIGHT if n not in ("light_squeezenet", "light_shufflenet")])
+@pytest.mark.parametrize("name", sorted({*LIGHT} - {*HUGE, "light_squeezenet", "light_shufflenet"}))
 def test_more_caffe2_graphs(name: str):
     assert check(light(name), rtol=1e-3, atol=1e-4).opset == 17
+
+
+@pytest.mark.slow
+def test_large_weights_kept_as_fills_are_lifted():
+    result = canonicalize(light("light_bvlc_alexnet", randomize=False))
+    assert result.opset == 17
+    assert "ConstantOfShape" not in operators(result)

@@ -32,6 +32,7 @@ MORE: list[tuple[str, Exporter, int]] = [
     ("regnet_y_400mf", "legacy", 17),
     ("shufflenet_v2_x1_0", "legacy", 17),
     ("shufflenet_v2_x1_0", "dynamo", 18),
+    ("deeplabv3_mobilenet_v3_large", "legacy", 11),
     ("deeplabv3_mobilenet_v3_large", "legacy", 17),
     ("deeplabv3_mobilenet_v3_large", "dynamo", 18),
 ]

@@ -13,20 +13,13 @@ import onnxruntime as ort
 import pytest
 from support.fetch import packaged_file
 from support.graphs import Builder
-from support.shapes import feeds_of, measure_shapes, run_all
+from support.heads import CLASSES, gap_gemm, gemm, pooled, read_head, softmax_written_out, stem
+from support.shapes import feeds_of, run_all
 from support.zoo import export
 
-from onnxvis.errors import LayerError, ModelError, UsageError
-from onnxvis.graph.head import Head, Logits, class_weights, find_head, find_logits
+from onnxvis.errors import LayerError
+from onnxvis.graph.head import Head, Logits, class_weights
 from onnxvis.graph.index import GraphIndex
-
-K = 5
-
-
-def _read(model: onnx.ModelProto, size: int = 64, output: str | None = None) -> tuple[Logits, Head]:
-    shapes = measure_shapes(model, size)
-    logits = find_logits(model, output, shapes)
-    return logits, find_head(model, logits, shapes)
 
 
 def _confirm_cam(model: onnx.ModelProto, logits: Logits, head: Head, size: int = 64) -> None:
@@ -67,7 +60,7 @@ NETS = [
 def test_classifiers(net: str, size: int, kind: str, operator: str, cam: bool, exporter: Any) -> None:
     opset = 17 if exporter == "legacy" else 18
     model = onnx.load(str(export(net, exporter, opset, size)))
-    logits, head = _read(model, size)
+    logits, head = read_head(model, size)
     assert (logits.tensor, logits.kind, logits.class_axis) == ("logits", "classifier", 1)
     assert (head.kind, head.cam_applies) == (kind, cam)
     # The dynamo exporter writes SiLU as Mul and Sigmoid, opset 18 has no operator of its own either.
@@ -97,7 +90,7 @@ def test_flattened_heads_explain_the_last_activated_convolution(net: str, export
     """Also where an adaptive pool to 7×7 is written out in gathers (96 px)."""
     opset = 17 if exporter == "legacy" else 18
     model = onnx.load(str(export(net, exporter, opset, size, dynamic_batch=size == 96)))
-    _, head = _read(model, size)
+    _, head = read_head(model, size)
     assert (head.kind, head.cam_applies) == ("flatten-mlp", False)
     assert head.cam_shape is not None
     assert head.cam_shape[2:] == (side, side)
@@ -109,7 +102,7 @@ def test_flattened_heads_explain_the_last_activated_convolution(net: str, export
 @pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
 def test_segmentation(exporter: Any) -> None:
     model = onnx.load(str(export("deeplabv3_mobilenet_v3_large", exporter, 17 if exporter == "legacy" else 18, 64)))
-    logits, head = _read(model)
+    logits, head = read_head(model)
     assert (logits.kind, logits.class_axis, logits.spatial_axes) == ("dense", 1, (2, 3))
     assert head.kind == "dense"
     assert head.cam_shape == (1, 256, 4, 4)
@@ -132,82 +125,72 @@ def test_two_final_convolutions_take_the_deeper(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(net.eval(), example, str(file), dynamo=False, opset_version=17, output_names=["out"])
-    logits, head = _read(onnx.load(str(file)), 96)
+    logits, head = read_head(onnx.load(str(file)), 96)
     assert logits.kind == "dense"
     assert head.kind == "dense"
     assert head.weight == "classifier.high_classifier.weight"
     assert "deepest of the 2" in head.reason
 
 
-def _stem(b: Builder, channels: int = 4, **attrs: Any) -> str:
-    return str(b.node("Relu", b.conv(b.name, 3, channels, 3, signed=True, strides=[2, 2], **attrs)))
-
-
-def _gemm(b: Builder, x: str, c_in: int = 4, c_out: int = K, **attrs: Any) -> str:
-    shape = (c_out, c_in) if attrs.get("transB") else (c_in, c_out)
-    bias = b.weight(c_out, signed=True)
-    return str(b.node("Gemm", x, b.weight(*shape, signed=True), bias, **attrs))
-
-
-def _gap_gemm(b: Builder) -> str:
-    return _gemm(b, b.node("Flatten", b.node("GlobalAveragePool", _stem(b))), transB=1, alpha=0.5, beta=2.0)
-
-
 def _reduce_gemm(b: Builder) -> str:
-    return _gemm(b, b.node("ReduceMean", _stem(b), axes=[2, 3], keepdims=0))
+    return gemm(b, b.node("ReduceMean", stem(b), axes=[2, 3], keepdims=0))
 
 
 def _two_reductions(b: Builder) -> str:
-    first = b.node("ReduceMean", _stem(b), axes=[3], keepdims=0)
-    return _gemm(b, b.node("ReduceMean", first, axes=[2], keepdims=0))
+    first = b.node("ReduceMean", stem(b), axes=[3], keepdims=0)
+    return gemm(b, b.node("ReduceMean", first, axes=[2], keepdims=0))
 
 
 def _sum_pool(b: Builder) -> str:
-    return _gemm(b, b.node("ReduceSum", _stem(b), b.constant([-1, -2]), keepdims=0))
+    return gemm(b, b.node("ReduceSum", stem(b), b.constant([-1, -2]), keepdims=0))
 
 
 def _tokens_mean(b: Builder) -> str:
-    tokens = b.node("Reshape", _stem(b), b.constant([0, 4, -1]))
-    return _gemm(b, b.node("ReduceMean", tokens, axes=[2], keepdims=0))
+    tokens = b.node("Reshape", stem(b), b.constant([0, 4, -1]))
+    return gemm(b, b.node("ReduceMean", tokens, axes=[2], keepdims=0))
 
 
 def _average_pool(b: Builder) -> str:
-    pooled = b.node("AveragePool", _stem(b), kernel_shape=[7, 7])
-    return _gemm(b, b.node("Dropout", b.node("Reshape", pooled, b.constant([0, 4]))), transB=1)
+    pooled = b.node("AveragePool", stem(b), kernel_shape=[7, 7])
+    return gemm(b, b.node("Dropout", b.node("Reshape", pooled, b.constant([0, 4]))), transB=1)
 
 
 def _keras(b: Builder) -> str:
     turned = b.node("Transpose", b.name, perm=[0, 3, 1, 2])
     x = b.node("Relu", b.conv(turned, 3, 4, 3, signed=True, strides=[2, 2]))
     pooled = b.node("Squeeze", b.node("GlobalAveragePool", x), b.constant([2, 3]))
-    return str(b.node("Add", b.node("MatMul", pooled, b.weight(4, K, signed=True)), b.weight(K, signed=True)))
+    return str(
+        b.node("Add", b.node("MatMul", pooled, b.weight(4, CLASSES, signed=True)), b.weight(CLASSES, signed=True))
+    )
 
 
 def _keras_channels_last(b: Builder) -> str:
     turned = b.node("Transpose", b.name, perm=[0, 3, 1, 2])
     conv = b.node("Transpose", b.conv(turned, 3, 4, 3, signed=True, strides=[2, 2]), perm=[0, 2, 3, 1])
     pooled = b.node("ReduceMean", b.node("Relu", conv), axes=[1, 2], keepdims=0)
-    return str(b.node("Add", b.node("MatMul", pooled, b.weight(4, K, signed=True)), b.weight(K, signed=True)))
+    return str(
+        b.node("Add", b.node("MatMul", pooled, b.weight(4, CLASSES, signed=True)), b.weight(CLASSES, signed=True))
+    )
 
 
 def _paddle(b: Builder) -> str:
     """Weights in Constant nodes, as Paddle and Keras write them."""
     from onnx import numpy_helper
 
-    weight = numpy_helper.from_array(b.rng.standard_normal((4, K)).astype(np.float32))
+    weight = numpy_helper.from_array(b.rng.standard_normal((4, CLASSES)).astype(np.float32))
     constant = b.node("Constant", value=weight)
-    pooled = b.node("Reshape", b.node("GlobalAveragePool", _stem(b)), b.constant([-1, 4]))
-    return str(b.node("Add", b.node("MatMul", pooled, constant), b.weight(K, signed=True)))
+    pooled = b.node("Reshape", b.node("GlobalAveragePool", stem(b)), b.constant([-1, 4]))
+    return str(b.node("Add", b.node("MatMul", pooled, constant), b.weight(CLASSES, signed=True)))
 
 
 def _dynamic_flatten(b: Builder) -> str:
-    pooled = b.node("GlobalAveragePool", _stem(b))
+    pooled = b.node("GlobalAveragePool", stem(b))
     batch = b.node("Gather", b.node("Shape", pooled), b.constant([0]))
-    return _gemm(b, b.node("Reshape", pooled, b.node("Concat", batch, b.constant([-1]), axis=0)))
+    return gemm(b, b.node("Reshape", pooled, b.node("Concat", batch, b.constant([-1]), axis=0)))
 
 
 LINEAR_HEADS: list[Callable[[Builder], str]] = [
-    _gap_gemm,
+    gap_gemm,
     _reduce_gemm,
     _two_reductions,
     _sum_pool,
@@ -225,10 +208,10 @@ LINEAR_HEADS: list[Callable[[Builder], str]] = [
 def test_every_way_to_write_a_linear_head(build: Callable[[Builder], str], ending: str) -> None:
     b = Builder([1, 15, 15, 3] if "keras" in build.__name__ else [1, 3, 15, 15])
     scores = build(b)
-    out = _softmax_written_out(b, scores) if ending == "written" else scores
+    out = softmax_written_out(b, scores) if ending == "written" else scores
     out = b.node("Identity", b.node("Softmax", scores, axis=1)) if ending == "Softmax" else out
     model = b.model(out)
-    logits, head = _read(model)
+    logits, head = read_head(model)
     assert logits.tensor == scores
     assert logits.activation == ("softmax" if ending else None)
     assert (head.kind, head.cam_applies) == ("gap-linear", True)
@@ -238,58 +221,47 @@ def test_every_way_to_write_a_linear_head(build: Callable[[Builder], str], endin
     _confirm_cam(model, logits, head)
 
 
-def _softmax_written_out(b: Builder, x: str, shifted: bool = True) -> str:
-    if shifted:
-        x = b.node("Sub", x, b.node("ReduceMax", x, axes=[1]))
-    exp = b.node("Exp", x)
-    return str(b.node("Div", exp, b.node("ReduceSum", exp, b.constant([1]))))
-
-
 def test_convolutional_heads() -> None:
     b = Builder([1, 3, 15, 15])
-    last = b.conv(b.node("GlobalAveragePool", _stem(b)), 4, K, 1, signed=True)
+    last = b.conv(b.node("GlobalAveragePool", stem(b)), 4, CLASSES, 1, signed=True)
     model = b.model(last)
-    logits, head = _read(model)
+    logits, head = read_head(model)
     assert (logits.class_axis, logits.kind) == (1, "classifier")
     assert head.kind == "gap-conv1x1"
     _confirm_cam(model, logits, head)
 
     b = Builder([1, 3, 15, 15])
-    maps = b.node("Relu", b.conv(_stem(b), 4, K, 1, signed=True))
+    maps = b.node("Relu", b.conv(stem(b), 4, CLASSES, 1, signed=True))
     model = b.model(b.node("Softmax", b.node("Flatten", b.node("GlobalAveragePool", maps)), axis=1))
-    logits, head = _read(model)
+    logits, head = read_head(model)
     assert (head.kind, head.cam_layer, head.cam_applies) == ("class-maps-gap", maps, True)
     assert head.weight == model.graph.node[2].input[1]
     _confirm_cam(model, logits, head)
 
     b = Builder([1, 3, 15, 15])
-    whole = b.conv(_stem(b), 4, 6, 7, signed=True)
-    model = b.model(b.conv(b.node("Relu", whole), 6, K, 1, signed=True))
-    _, head = _read(model)
+    whole = b.conv(stem(b), 4, 6, 7, signed=True)
+    model = b.model(b.conv(b.node("Relu", whole), 6, CLASSES, 1, signed=True))
+    _, head = read_head(model)
     assert (head.kind, head.cam_shape) == ("flatten-mlp", (1, 4, 7, 7))
 
 
 def test_heads_that_are_not_linear_in_the_mean() -> None:
     cases: dict[str, Callable[[Builder, str], str]] = {
-        "gap-mlp": lambda b, x: _gemm(b, b.node("Relu", _gemm(b, _pooled(b, x), 4, 4))),
-        "gap-norm-linear": lambda b, x: _gemm(b, _normalized(b, _pooled(b, x))),
-        "gmp-linear": lambda b, x: _gemm(b, b.node("ReduceMax", x, axes=[2, 3], keepdims=0)),
+        "gap-mlp": lambda b, x: gemm(b, b.node("Relu", gemm(b, pooled(b, x), 4, 4))),
+        "gap-norm-linear": lambda b, x: gemm(b, _normalized(b, pooled(b, x))),
+        "gmp-linear": lambda b, x: gemm(b, b.node("ReduceMax", x, axes=[2, 3], keepdims=0)),
     }
     for kind, build in cases.items():
         b = Builder([1, 3, 15, 15])
-        x = _stem(b)
-        _, head = _read(b.model(build(b, x)))
+        x = stem(b)
+        _, head = read_head(b.model(build(b, x)))
         assert (head.kind, head.cam_layer, head.cam_applies) == (kind, x, False)
 
     b = Builder([1, 3, 15, 15])
-    x = _stem(b)
-    pooled = b.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
-    _, head = _read(b.model(_gemm(b, b.node("Flatten", pooled), 36)))
+    x = stem(b)
+    small = b.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
+    _, head = read_head(b.model(gemm(b, b.node("Flatten", small), 36)))
     assert (head.kind, head.cam_layer, head.chain) == ("flatten-linear", x, ("MaxPool", "Flatten", "Gemm"))
-
-
-def _pooled(b: Builder, x: str) -> str:
-    return str(b.node("Flatten", b.node("GlobalAveragePool", x)))
 
 
 def _normalized(b: Builder, x: str) -> str:
@@ -303,7 +275,7 @@ def _normalized(b: Builder, x: str) -> str:
 
 def test_a_map_of_one_position_sends_the_layer_further_back() -> None:
     model = onnx.load(str(export("resnet18", "legacy", 17, 32)))
-    _, head = _read(model, 32)
+    _, head = read_head(model, 32)
     assert head.cam_shape == (1, 256, 2, 2)
     assert "/layer3/" in (head.cam_layer or "")
     assert not head.cam_applies
@@ -316,119 +288,16 @@ def test_a_transformer_has_no_head_of_this_kind() -> None:
     tokens = b.node("Transpose", b.node("Reshape", patches, b.constant([0, 4, -1])), perm=[0, 2, 1])
     scores = b.node("Softmax", b.node("MatMul", tokens, b.node("Transpose", tokens, perm=[0, 2, 1])), axis=-1)
     mixed = b.node("Add", tokens, b.node("MatMul", scores, tokens))
-    _, head = _read(b.model(_gemm(b, b.node("Gather", mixed, b.constant(np.array(0)), axis=1))))
+    _, head = read_head(b.model(gemm(b, b.node("Gather", mixed, b.constant(np.array(0)), axis=1))))
     assert (head.kind, head.cam_layer) == ("none", patches)
     assert "care" in head.reason
-
-
-def test_log_softmax_and_sigmoid_endings() -> None:
-    for ending, expected in (("LogSoftmax", "log-softmax"), ("Sigmoid", "sigmoid")):
-        b = Builder([1, 3, 15, 15])
-        scores = _gap_gemm(b)
-        logits, _ = _read(b.model(b.node("Cast", b.node(ending, scores), to=1)))
-        assert (logits.tensor, logits.activation, logits.skipped) == (scores, expected, ("Cast", ending))
-    for build in (_log_of_softmax, _log_sum_exp, _shifted_log_sum_exp):
-        b = Builder([1, 3, 15, 15])
-        scores = _gap_gemm(b)
-        logits, _ = _read(b.model(build(b, scores)))
-        assert (logits.tensor, logits.activation) == (scores, "log-softmax")
-
-
-def _log_of_softmax(b: Builder, x: str) -> str:
-    return str(b.node("Log", _softmax_written_out(b, x, shifted=False)))
-
-
-def _log_sum_exp(b: Builder, x: str) -> str:
-    return str(b.node("Sub", x, b.node("ReduceLogSumExp", x, axes=[1])))
-
-
-def _shifted_log_sum_exp(b: Builder, x: str) -> str:
-    z = b.node("Sub", x, b.node("ReduceMax", x, axes=[1]))
-    total = b.node("ReduceSum", b.node("Exp", z), b.constant([1]))
-    return str(b.node("Sub", z, b.node("Log", total)))
-
-
-def test_class_indices_lead_back_to_the_scores() -> None:
-    b = Builder([1, 3, 15, 15])
-    scores = b.conv(_stem(b), 4, K, 1)
-    logits, head = _read(b.model(b.node("Cast", b.node("ArgMax", scores, axis=1), to=6)))
-    assert (logits.tensor, logits.kind, logits.skipped) == (scores, "dense", ("Cast", "ArgMax"))
-    assert head.kind == "dense"
-
-
-def test_unit_axes_before_the_activation_do_not_hide_it() -> None:
-    b = Builder([1, 3, 15, 15])
-    scores = b.conv(b.node("GlobalAveragePool", _stem(b)), 4, K, 1, signed=True)
-    flat = b.node("Squeeze", b.node("Softmax", scores, axis=1), b.constant([2, 3]))
-    logits, head = _read(b.model(flat))
-    assert (logits.tensor, logits.skipped, logits.class_axis) == (scores, ("Squeeze", "Softmax"), 1)
-    assert head.kind == "gap-conv1x1"
-
-
-def test_a_flattening_for_the_softmax_alone_is_passed() -> None:
-    """The old softmax of opsets below 13, written for a newer one."""
-    b = Builder([1, 3, 15, 15])
-    scores = b.conv(b.node("GlobalAveragePool", _stem(b)), 4, K, 1, signed=True)
-    chances = b.node("Softmax", b.node("Flatten", scores), axis=1)
-    logits, _ = _read(b.model(b.node("Reshape", chances, b.constant([1, K, 1, 1]))))
-    assert (logits.tensor, logits.skipped) == (scores, ("Reshape", "Softmax", "Flatten"))
-
-
-def test_the_main_output_of_several() -> None:
-    b = Builder([1, 3, 15, 15])
-    x = _stem(b)
-    aux = _gemm(b, _pooled(b, x))
-    deep = b.node("Relu", b.conv(x, 4, 4, 3, signed=True))
-    embedding = _gemm(b, _pooled(b, deep), 4, 64)
-    main = _gemm(b, embedding, 64, K)
-    small = _gemm(b, _pooled(b, deep), 4, 2)
-    model = b.model(aux, embedding, small, deep, main)
-    logits, head = _read(model)
-    assert logits.output == main
-    assert set(logits.others) == {aux, embedding, small, deep}
-    assert "deepest" in logits.reason
-    assert head.cam_layer == deep
-    asked, _ = _read(model, output=aux)
-    assert asked.output == aux
-    with pytest.raises(UsageError, match="has no output 'x'"):
-        _read(model, output="x")
-
-
-def test_an_output_without_the_picture_is_refused() -> None:
-    b = Builder([1, 3, 15, 15])
-    constant = b.node("Identity", b.weight(1, 5))
-    with pytest.raises(ModelError, match="does not depend on the picture"):
-        _read(b.model(constant))
-
-
-def test_detections_and_sequences_are_told_apart() -> None:
-    b = Builder([1, 3, 15, 15])
-    rows = b.node("Reshape", b.conv(_stem(b), 4, 4 + K, 1), b.constant([1, 4 + K, -1]))
-    logits, head = _read(b.model(rows))
-    assert (logits.kind, logits.class_axis) == ("detection", 1)
-    assert (head.kind, head.cam_shape) == ("dense", (1, 4, 7, 7))
-    turned = b.node("Transpose", rows, perm=[0, 2, 1])
-    logits, _ = _read(b.model(turned))
-    assert (logits.kind, logits.class_axis) == ("detection", 2)
-    logits, head = _read(b.model(b.node("Softmax", turned, axis=2)))
-    assert (logits.kind, logits.tensor, logits.class_axis) == ("dense", turned, 2)
-
-
-def test_one_channel_and_channels_last_segmentation() -> None:
-    b = Builder([1, 16, 16, 1])
-    x = b.node("Relu", b.conv(b.node("Transpose", b.name, perm=[0, 3, 1, 2]), 1, 4, 3, strides=[2, 2]))
-    scores = b.node("Transpose", b.conv(x, 4, K, 1), perm=[0, 2, 3, 1])
-    logits, head = _read(b.model(b.node("Softmax", scores, axis=3)))
-    assert (logits.tensor, logits.kind) == (scores, "dense")
-    assert (logits.class_axis, logits.spatial_axes) == (3, (1, 2))
-    assert (head.cam_layer, head.spatial_axes) == (x, (2, 3))
 
 
 @pytest.fixture(scope="module")
 def small_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     b = Builder(["N", 3, 16, 16])
-    x = b.node("Relu", b.conv(_stem(b, pads=[1, 1, 1, 1]), 4, 4, 3, signed=True))
-    model = b.model(_gemm(b, _pooled(b, x), transB=1))
+    x = b.node("Relu", b.conv(stem(b, pads=[1, 1, 1, 1]), 4, 4, 3, signed=True))
+    model = b.model(gemm(b, pooled(b, x), transB=1))
     file = tmp_path_factory.mktemp("nets") / "small.onnx"
     onnx.save(onnx.shape_inference.infer_shapes(model), str(file))
     return file
@@ -462,7 +331,7 @@ def test_quantized_and_fused_graphs(small_net: Path, tmp_path: Path, form: str) 
 
         quantize_static(str(small_net), str(file), _Noise(), quant_format=QuantFormat[form])
     model = onnx.load(str(file))
-    logits, head = _read(model)
+    logits, head = read_head(model)
     assert logits.kind == "classifier"
     assert head.kind == "gap-linear"
     assert head.cam_shape == (1, 4, 6, 6)
@@ -489,7 +358,7 @@ def test_quantized_and_fused_graphs(small_net: Path, tmp_path: Path, form: str) 
 )
 def test_files_of_other_exporters(package: str, version: str, member: str, kind: str, layer: str) -> None:
     model = onnx.load(str(packaged_file(package, version, member)))
-    logits, head = _read(model, 96)
+    logits, head = read_head(model, 96)
     assert (head.kind, head.cam_layer) == (kind, layer)
     if head.cam_applies:
         _confirm_cam(model, logits, head, 96)
@@ -510,7 +379,7 @@ def test_old_files_whose_weights_are_computed(name: str, kind: str) -> None:
     """IR 3, initializers listed as inputs, weights from ConstantOfShape, average pools of the map's size."""
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     model = onnx.load(str(folder / f"light_{name}.onnx"))
-    logits, head = _read(model)
+    logits, head = read_head(model)
     assert head.kind == kind
     assert head.cam_applies == (kind != "flatten-mlp")
     assert logits.activation == (None if name == "densenet121" else "softmax")

@@ -106,9 +106,7 @@ def test_products_of_every_kind() -> None:
         ("input", "input"),
     ],
 )
-def test_names_that_are_understood(
-    resnet: tuple[onnx.ModelProto, list[Layer]], name: str, expected: str
-) -> None:
+def test_names_that_are_understood(resnet: tuple[onnx.ModelProto, list[Layer]], name: str, expected: str) -> None:
     assert resolve_layer(name, *resnet) == expected
 
 

@@ -68,9 +68,7 @@ def _check(
         ("densenet121", "dynamo", 64, -1, (32, -1021, 2071)),
     ],
 )
-def test_published_numbers(
-    net: str, exporter: Any, size: int, convolution: int, expected: tuple[int, ...]
-) -> None:
+def test_published_numbers(net: str, exporter: Any, size: int, convolution: int, expected: tuple[int, ...]) -> None:
     model = onnx.load(str(export(net, exporter, 17 if exporter == "legacy" else 18, size)))
     fields = receptive_fields(model, measure_shapes(model, size))
     tensor = [n.output[0] for n in model.graph.node if n.op_type == "Conv"][convolution]
@@ -81,9 +79,7 @@ def test_published_numbers(
     assert not fields[tensor].global_side_path
 
 
-axis_geometry = st.tuples(
-    st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(0, 2)
-)
+axis_geometry = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(0, 2))
 layer = st.tuples(st.sampled_from(["Conv", "Conv", "AveragePool", "MaxPool"]), axis_geometry, axis_geometry)
 
 
@@ -216,9 +212,7 @@ def test_resize_contains_its_support(mode: str, coordinates: str, target: tuple[
 def test_resize_by_scales_and_with_antialias() -> None:
     b = Builder(["N", 1, H, W], opset=18)
     up = b.node("Resize", b.name, "", b.constant(np.array([1, 1, 1.6, 2], np.float32)), mode="linear")
-    down = b.node(
-        "Resize", up, "", b.constant(np.array([1, 1, 0.3, 0.4], np.float32)), mode="linear", antialias=1
-    )
+    down = b.node("Resize", up, "", b.constant(np.array([1, 1, 0.3, 0.4], np.float32)), mode="linear", antialias=1)
     fields = _check(b.model(down), [up, down], tight=False, tolerance=1e-5)
     assert fields[up].cols is not None
     assert fields[up].cols.jump == Fraction(1, 2)
@@ -231,9 +225,7 @@ def test_pad_modes(mode: str) -> None:
     padded = b.node("Pad", x, b.constant(np.array([0, 0, 2, 1, 0, 0, 1, 3])), mode=mode)
     after = b.conv(padded, 1, 1, 3)
     fields = _fields(b.model(after))
-    truth = pixel_supports(b.model(after), H, W)[after].reshape(
-        H, W, *measure_shapes(b.model(after))[after][2:]
-    )
+    truth = pixel_supports(b.model(after), H, W)[after].reshape(H, W, *measure_shapes(b.model(after))[after][2:])
     for u, v in np.ndindex(truth.shape[2:]):
         ys, xs = np.nonzero(truth[:, :, u, v])
         if len(ys):
@@ -247,9 +239,7 @@ def test_pad_modes(mode: str) -> None:
 def test_slices_with_steps_and_space_to_depth_agree() -> None:
     b = Builder(["N", 1, 14, 18])
     parts = [
-        b.node(
-            "Slice", b.name, b.constant([r, c]), b.constant([99, 99]), b.constant([2, 3]), b.constant([2, 2])
-        )
+        b.node("Slice", b.name, b.constant([r, c]), b.constant([99, 99]), b.constant([2, 3]), b.constant([2, 2]))
         for c in (0, 1)
         for r in (0, 1)
     ]
@@ -265,9 +255,7 @@ def test_slices_with_steps_and_space_to_depth_agree() -> None:
 
 def test_backward_slice_and_depth_to_space() -> None:
     b = Builder(["N", 4, H, W])
-    flipped = b.node(
-        "Slice", b.name, b.constant([-1]), b.constant([-(2**31)]), b.constant([3]), b.constant([-1])
-    )
+    flipped = b.node("Slice", b.name, b.constant([-1]), b.constant([-(2**31)]), b.constant([3]), b.constant([-1]))
     big = b.node("DepthToSpace", flipped, blocksize=2)
     after = b.conv(big, 1, 1, 3, strides=[2, 2])
     model = b.model(after)

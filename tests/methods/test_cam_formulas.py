@@ -159,7 +159,8 @@ def test_dense_targets():
         for method in ("hires-cam", "grad-cam"):
             found = onnxvis.explain(model, x, method, spec, float64=True)
             expected = FORMULAS[method](a, g)
-            assert np.abs(found.layer_map - expected).max() < 1e-6 * np.abs(expected).max()
+            # The exporter multiplied the normalizations into the weights in float32: that is the difference.
+            assert np.abs(found.layer_map - expected).max() < 2e-5 * np.abs(expected).max()
 
 
 def _power_iteration(matrix):
@@ -218,10 +219,7 @@ def small_network(nhwc: bool, path: Path) -> Path:
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4])],
-        [
-            numpy_helper.from_array(v.astype(np.int64 if k == "two" else np.float32), k)
-            for k, v in weights.items()
-        ],
+        [numpy_helper.from_array(v.astype(np.int64 if k == "two" else np.float32), k) for k, v in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path)
@@ -254,7 +252,7 @@ def test_layout_does_not_matter(method, options, tmp_path):
 
 def test_a_layer_without_places_is_refused():
     model, _ = resnet()
-    with pytest.raises(onnxvis.LayerError, match="needs a layer with places|no rows and columns"):
+    with pytest.raises(onnxvis.LayerError, match=r"needs a layer with places|no rows and columns"):
         onnxvis.explain(model, image(96), "layer-cam", 7, layer="avgpool")
 
 

@@ -63,7 +63,7 @@ def test_nothing_outside_the_box_and_something_in_it():
     tensor = _tensor_equal_to(p, layer_output(p.module, p.module.layer1, x).numpy())
     for row, col in ((0, 0), (11, 5), (23, 23)):
         found = p.explain(METHOD, layer=tensor, row=row, col=col)[0]
-        x0, y0, x1, y1 = found.parameters["input_box"]
+        x0, y0, x1, y1 = found.parameters["box"]["input"]
         outside = np.ones((96, 96), bool)
         outside[y0:y1, x0:x1] = False
         assert outside.any()
@@ -84,7 +84,7 @@ def test_the_box_lies_in_the_original_picture():
         assert back == pytest.approx(expected, abs=1e-6)
     method = onnxvis.explain(p.model, photo("chelsea.png"), METHOD, layer=layer, unit=3, row=20, col=30)
     np.testing.assert_allclose(method.attribution, found.values, rtol=1e-5, atol=1e-7)
-    assert method.parameters["picture_box"] == pytest.approx(found.picture_box)
+    assert method.parameters["box"]["picture"] == pytest.approx(found.picture_box)
     assert method.parity.passed
     assert "ordinary gradient" in method.parity.gradient.on
 

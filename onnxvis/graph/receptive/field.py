@@ -66,8 +66,7 @@ class ReceptiveField:
         units = len(self.support)
         if not -units <= unit < units:
             raise LayerError(
-                f"Unit {unit} does not exist: the layer has {units} units along the image's "
-                f"{self.image_axis}."
+                f"Unit {unit} does not exist: the layer has {units} units along the image's {self.image_axis}."
             )
         unit %= units
         if clip:

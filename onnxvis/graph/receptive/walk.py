@@ -140,8 +140,7 @@ def _image_input(index: GraphIndex, name: str | None) -> str:
     if name is not None:
         if name not in index.inputs:
             raise ModelError(
-                f"The graph has no input {name!r}; it has {', '.join(index.inputs)}."
-                f"{did_you_mean(name, index.inputs)}"
+                f"The graph has no input {name!r}; it has {', '.join(index.inputs)}.{did_you_mean(name, index.inputs)}"
             )
         return name
     ranks = {t: len(index.shapes.get(t, ())) for t in index.inputs}
@@ -149,9 +148,7 @@ def _image_input(index: GraphIndex, name: str | None) -> str:
         (t for t in index.inputs if ranks[t] == 3), None
     )
     if found is None:
-        raise ModelError(
-            f"No input of this graph looks like a picture (3 or 4 axes); inputs: {ranks}. Name the input."
-        )
+        raise ModelError(f"No input of this graph looks like a picture (3 or 4 axes); inputs: {ranks}. Name the input.")
     return found
 
 

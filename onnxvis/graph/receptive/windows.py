@@ -151,9 +151,7 @@ def resize_window(n_in: int, n_out: int, scale: float | None, attrs: dict[str, A
     return Window.fit(Fraction(n_in, n_out), np.clip(reads, 0, n_in - 1).astype(np.int64))
 
 
-def _source_positions(
-    n_in: int, n_out: int, factor: float, attrs: dict[str, Any]
-) -> np.ndarray[Any, Any] | None:
+def _source_positions(n_in: int, n_out: int, factor: float, attrs: dict[str, Any]) -> np.ndarray[Any, Any] | None:
     """Where each output position lies on the input axis; None for crops computed at run time."""
     u = np.arange(n_out, dtype=np.float64)
     mode = attrs.get("coordinate_transformation_mode", "half_pixel")
