@@ -89,6 +89,11 @@ class Explanation:
     # --- the map as it is drawn ------------------------------------------------------------------
 
     @property
+    def pixelwise(self) -> bool:
+        """Whether the map is one of single input values, noisy by nature, and not of areas."""
+        return self.attribution.ndim == 3
+
+    @property
     def drawn_signed(self) -> bool:
         """Whether the drawn map has a sign: the largest absolute value over channels has none."""
         return self.signed and not (self.attribution.ndim == 3 and self.reduction == "max-abs")
@@ -120,7 +125,7 @@ class Explanation:
         units = {e.units for e in group}
         if len(units) > 1:
             raise UsageError(f"maps of different units cannot share a scale: {', '.join(sorted(units))}.")
-        pixelwise = any(e.attribution.ndim == 3 for e in group)
+        pixelwise = any(e.pixelwise for e in group)
         return Scale.for_maps(
             [e.heat() for e in group],
             signed=any(e.drawn_signed for e in group),
@@ -335,9 +340,11 @@ def _write_together(folder: Path, files: Mapping[str, bytes]) -> None:
 def _refuse_other(path: Path, manifest: Mapping[str, Any]) -> None:
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
-    except (OSError, ValueError):
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}.") from error
+    except ValueError:
         old = None
     try:
         theirs = _identity(old)

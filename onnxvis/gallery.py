@@ -29,7 +29,7 @@ def sheet(by_method: Sequence[Sequence[Explanation]]) -> Image.Image:
         by_method: for each method the explanations of the same targets, in the same order.
     """
     scales = [column[0].scale(column[1:]) for column in by_method]
-    columns = [SheetColumn(c[0].method_title, s) for c, s in zip(by_method, scales, strict=True)]
+    columns = [SheetColumn(c[0].method_title, s, c[0].pixelwise) for c, s in zip(by_method, scales, strict=True)]
     first = by_method[0]
     rows = []
     for number, explanation in enumerate(first):

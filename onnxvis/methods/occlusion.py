@@ -146,7 +146,7 @@ def _storable(baseline: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
             f"the occlusion baseline lies outside what the model's input can hold ({dtype}: {limits.min} to "
             f"{limits.max})."
         )
-    return rounded
+    return np.asarray(rounded)
 
 
 def _note(

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from onnxvis.render.boxes import draw_boxes
 from onnxvis.render.colorbar import color_bar
 from onnxvis.render.fit import Fit, fit_picture, plan_fit, resize_values
-from onnxvis.render.overlay import has_unseen, overlay
+from onnxvis.render.overlay import has_unseen, heatmap, overlay
 from onnxvis.render.scale import Scale
 from onnxvis.render.text import GRAY, INK, LINE, draw_lines, line_height, wrap
 
@@ -38,6 +38,7 @@ def figure(
     subtitle: str = "",
     notes: Sequence[str] = (),
     side_by_side: bool = True,
+    alone: bool = False,
     panel: int = 560,
     boxes: Sequence[tuple[float, float, float, float]] = (),
 ) -> Image.Image:
@@ -53,6 +54,7 @@ def figure(
         notes: further lines under the picture (parity, preprocessing). What the scale, the size and the
             hatching need said is added by itself.
         side_by_side: show the picture itself, too: left of the overlay, or above it where it is wide.
+        alone: show the map without the picture, too: for maps of single pixels, which a busy photo hides.
         panel: pixels of the longer side of a panel, at most.
         boxes: edges ``(x0, y0, x1, y1)`` in pixels of ``picture``, drawn on both panels.
 
@@ -70,6 +72,8 @@ def figure(
     drawn = fit_picture(rgb, fit)
     over = overlay(drawn, resize_values(values, fit), scale)
     panels = [Image.fromarray(drawn), over] if side_by_side else [over]
+    if alone:
+        panels.append(heatmap(resize_values(values, fit), scale))
     if boxes:
         scale_xy = (fit.width / rgb.shape[1], fit.height / rgb.shape[0])
         panels = [draw_boxes(one, boxes, scale_xy) for one in panels]

@@ -16,7 +16,7 @@ from onnxvis.render.boxes import draw_boxes
 from onnxvis.render.colorbar import color_bar
 from onnxvis.render.figure import UNSEEN_NOTE
 from onnxvis.render.fit import fit_picture, plan_fit, resize_values
-from onnxvis.render.overlay import has_unseen, overlay
+from onnxvis.render.overlay import has_unseen, heatmap, overlay
 from onnxvis.render.scale import Scale
 from onnxvis.render.text import GRAY, INK, LINE, draw_lines, line_height, wrap
 
@@ -29,10 +29,14 @@ _ROW_HEADING = 150
 
 @dataclass(frozen=True)
 class SheetColumn:
-    """A column of maps: its heading (a method, say) and the scale that all of its maps are drawn on."""
+    """A column of maps: its heading (a method, say) and the scale that all of its maps are drawn on.
+
+    ``alone`` draws the maps without the picture: for maps of single pixels, which a busy photo hides.
+    """
 
     heading: str
     scale: Scale
+    alone: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,9 +195,10 @@ def _draw_row(
             panels.append(None)
             captions.append([])
         else:
-            panel = overlay(picture, resize_values(entry.values, fit), column.scale)
+            values = resize_values(entry.values, fit)
+            drawn = heatmap(values, column.scale) if column.alone else overlay(picture, values, column.scale)
             scale_xy = (fit.width / row.picture.shape[1], fit.height / row.picture.shape[0])
-            panels.append(draw_boxes(panel, entry.boxes, scale_xy) if entry.boxes else panel)
+            panels.append(draw_boxes(drawn, entry.boxes, scale_xy) if entry.boxes else drawn)
             captions.append(wrap(entry.caption, _CAPTION, cell, most=2))
     heading = wrap(row.heading, _HEADING, _ROW_HEADING, most=5)
     below = max(len(c) for c in captions) * line_height(_CAPTION)

@@ -138,7 +138,7 @@ def _target_axis(before: list[int], rows: Rows, after: list[int], spec: list[int
     fitting = []
     for axis, size in enumerate(after):
         outer, rest = divmod(ahead, math.prod(after[:axis]))
-        if rest == 0 and 0 < outer <= size and size % outer == 0:
+        if rest == 0 and outer > 0 and size % (outer * count) == 0:
             fitting.append((axis, outer))
     if not fitting:
         return None

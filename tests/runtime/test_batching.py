@@ -144,7 +144,7 @@ def test_nothing_is_searched_until_a_batch_is_needed(monkeypatch: pytest.MonkeyP
     assert calls == [1]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.permutations(range(4)),
     st.permutations(range(1, 4)),

@@ -30,9 +30,7 @@ def layer_of(name: str, module: nn.Module) -> nn.Module:
     return module.get_submodule(_LAYERS[name])
 
 
-def captum_grad_cam(
-    module: nn.Module, layer: nn.Module, x: Array, target: int, *, at_input: bool = False
-) -> Array:
+def captum_grad_cam(module: nn.Module, layer: nn.Module, x: Array, target: int, *, at_input: bool = False) -> Array:
     """``(N, H, W)`` float64, without the final ReLU, enlarged bilinearly (``align_corners=False``).
 
     Args:
