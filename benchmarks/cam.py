@@ -103,7 +103,8 @@ def grad_cam(name: str, repeats: int) -> None:
     }
     times = interleaved(calls, repeats)
     mine = times["onnxvis"]
-    text = f"{name:16} forward {times['forward'] / BATCH:7.1f}  onnxvis {mine / BATCH:7.1f} = x{mine / times['forward']:.2f}"
+    text = f"{name:16} forward {times['forward'] / BATCH:7.1f}  onnxvis {mine / BATCH:7.1f}"
+    text += f" = x{mine / times['forward']:.2f}"
     for peer in list(times)[2:]:
         text += f"   {peer} {times[peer] / BATCH:7.1f} = x{times[peer] / mine:.1f} of onnxvis"
     print(text, flush=True)

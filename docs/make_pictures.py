@@ -74,6 +74,28 @@ FIGURES = (
             Panel("zfnet-deconvnet", "After block 7, 14 x 14", {"layer": "add_332"}),
         ),
     ),
+    Figure(
+        "cam",
+        (
+            Panel("cam", options={"box": True}),
+            Panel("grad-cam++"),
+            Panel("layer-cam"),
+            Panel("score-cam"),
+            Panel("ablation-cam"),
+        ),
+    ),
+    Figure(
+        "cam-classes",
+        (Panel("cam"), Panel("grad-cam++"), Panel("eigen-cam")),
+        (("coffee.png", "espresso"), ("coffee.png", "wooden spoon"), ("coffee.png", "espresso - cup")),
+    ),
+    Figure(
+        "cam-layers",
+        tuple(
+            Panel(method, f"{title}, 14 x 14", {"layer": "hardtanh_21"})
+            for method, title in (("grad-cam", "Grad-CAM"), ("hires-cam", "HiResCAM"), ("layer-cam", "LayerCAM"))
+        ),
+    ),
     Figure("rules", (Panel("saliency"), Panel("guided-backprop"), Panel("deconvnet"))),
     Figure(
         "guided-grad-cam",

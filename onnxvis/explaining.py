@@ -210,8 +210,7 @@ def _explain_batch(
     settings: Settings,
 ) -> list[list[list[Explanation]]]:
     x = np.concatenate([p.tensor for p in prepared])
-    taps = dict.fromkeys([model.logits.tensor, *(r.layer.tensor for r in requests if r.layer)])
-    tensors = model.engine.forward(x, tuple(taps), settings.batch_size)
+    tensors = _tap(model, x, [r.layer.tensor for r in requests if r.layer], settings.batch_size)
     logits = logits_of(model, tensors, len(x))
     answers = predictions(model, logits, top=5)
     scores = [_scores(model, specs, row) for specs, row in zip(targets, logits, strict=True)]
@@ -232,6 +231,19 @@ def _explain_batch(
                 ]
             )
     return results
+
+
+def _tap(model: Model, x: np.ndarray, layers: Sequence[str], batch_size: int) -> dict[str, np.ndarray]:
+    """The logits and the layers, from one forward pass.
+
+    In an int8 file, exposing a layer switches fusions off and moves the answer by the rounding; there the
+    logits come from a pass of their own.
+    """
+    logits = model.logits.tensor
+    tensors = model.engine.forward(x, tuple(dict.fromkeys([logits, *layers])), batch_size)
+    if layers and model.engine.precision == "int8":
+        tensors |= model.engine.forward(x, (logits,), batch_size)
+    return tensors
 
 
 def _scores(model: Model, specs: tuple[TargetSpec, ...], logits: np.ndarray) -> list[Score]:

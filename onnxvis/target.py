@@ -133,8 +133,9 @@ class _Output:
     def top(self, count: int, spec: str) -> list[int]:
         if not 1 <= count <= self.classes:
             raise TargetError(f"{spec!r} asks for {count} classes; the model has {self.classes}.")
-        values = [self.of_class(i).astype(np.float64) for i in range(self.classes)]
-        ranking = np.array([v.max() if self.form.detector else v.mean() for v in values])
+        rows = np.moveaxis(self.logits, self.form.class_axis, 0)[self.form.first_class :]
+        values = rows.reshape(len(rows), -1).astype(np.float64)
+        ranking = values.max(axis=1) if self.form.detector else values.mean(axis=1)
         return [int(i) for i in np.argsort(-ranking, kind="stable")[:count]]
 
 
@@ -204,7 +205,7 @@ def _place(output: _Output, index: int, spec: str, place: str | None) -> tuple[n
 def _call(function: Callable[[Any], Any], logits: Any) -> np.ndarray:
     try:
         values = np.asarray(function(logits), dtype=np.float64)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's own function; both reasons are passed on
         values = _call_with_tensor(function, logits, error)
     if values.shape != (len(logits),):
         raise TargetError(
@@ -225,7 +226,7 @@ def _call_with_tensor(function: Callable[[Any], Any], logits: Any, reason: Excep
         raise TargetError(
             f"the target function failed on logits of shape {tuple(logits.shape)}: {reason} (as a numpy array); "
             f"{error} (as a torch tensor)."
-        ) from reason
+        ) from error
 
 
 def _callable_score(function: Callable[[Any], Any], logits: np.ndarray) -> Score:

@@ -30,6 +30,7 @@ _MODULES = {
     "guided-grad-cam": "guided_grad_cam",
     "zfnet-deconvnet": "zfnet_deconvnet",
     "occlusion": "occlusion",
+    "rise": "rise",
 }
 
 

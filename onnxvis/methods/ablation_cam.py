@@ -84,12 +84,12 @@ def _by_running(task: Task, row: int, tail: LayerTail, count: int) -> np.ndarray
 
 def _by_formula(task: Task, row: int, head: LinearHead, activation: np.ndarray) -> np.ndarray:
     """The same ``(C, T)``, by the head's weights."""
-    terms = head.weights * activation.astype(np.float64).mean(axis=(1, 2))
+    means = activation.astype(np.float64).mean(axis=(1, 2))
     scores = task.scores[row]
     if all(score.function is None for score in scores):
-        return np.stack([score.cotangent.reshape(-1) @ terms for score in scores], axis=1)
-    logits = task.logits[row].astype(np.float64)
-    return np.asarray(score_values(scores, logits[None]) - score_values(scores, logits[None] - terms.T))
+        return np.stack([score.cotangent.reshape(-1) @ head.weights * means for score in scores], axis=1)
+    logits = task.logits[row].astype(np.float64)[None]
+    return np.asarray(score_values(scores, logits) - score_values(scores, logits - (head.weights * means).T))
 
 
 METHOD = Method(

@@ -17,6 +17,7 @@ from onnxvis.kernels.upsample import upsample_bilinear
 from onnxvis.localization import find_boxes
 from onnxvis.methods.arguments import a_flag, a_number
 from onnxvis.methods.base import Attribution, LayerChoice, Task, option, rows_of
+from onnxvis.methods.layer_tail import reads_image
 from onnxvis.runtime.parity import GradientCheck, Parity
 
 __all__ = [
@@ -193,8 +194,9 @@ def layer_gradients(task: Task, method: str) -> Iterator[LayerGradients]:
     model, layer = task.model, task.layer
     assert layer is not None
     whole = places(task, method)
+    needs_image = task.float64 or reads_image(model, layer.tensor, rewritten=True)
     for rows in task.rows():
-        feeds = {model.image_input.name: rows_of(task.x, rows)}
+        feeds = {model.image_input.name: rows_of(task.x, rows)} if needs_image else {}
         if not task.float64:
             feeds[layer.tensor] = rows_of(whole, rows)
         cotangents = task.cotangents(rows)

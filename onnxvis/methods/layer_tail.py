@@ -93,12 +93,16 @@ class LayerTail:
                 view[(i, *unit)] = original[unit]
 
 
-def reads_image(model: Model, tensor: str) -> bool:
-    """Whether the part of the file after a layer reads the picture too, if only for its size.
+def reads_image(model: Model, tensor: str, rewritten: bool = False) -> bool:
+    """Whether the part after a layer reads the picture too, if only for its size; control flow is taken to.
 
-    Control flow is taken to.
+    Args:
+        model: the model.
+        tensor: the layer.
+        rewritten: ask of the rewritten graph instead of the file.
     """
-    nodes = needed_nodes(model.file.proto.graph, [tensor], [model.logits.tensor])
+    graph = model.canonical.model.graph if rewritten else model.file.proto.graph
+    nodes = needed_nodes(graph, [tensor], [model.logits.tensor])
     image = model.image_input.name
     return any(image in node.input or any(a.HasField("g") for a in node.attribute) for node in nodes)
 

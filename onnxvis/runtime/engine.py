@@ -257,12 +257,17 @@ class Engine:
     def _twin_failure(self, sample: np.ndarray, output: str, float64: bool) -> str | None:
         backend, name = self.backend(float64), self.image_input
         images = sample_images(sample, 3)
-        try:
-            together = backend.vjp({**self.constants, name: images}, output, (), (name,)).output
-        except OnnxvisError as error:
-            return f"a batch fails ({str(error)[:160]})"
         alone = np.concatenate([self._one_row(backend, {name: x[None]}, output, (), (name,)).output for x in images])
-        return compare({output: together}, {output: alone}, len(images), TOLERANCES[self.precision])
+        for count in (3, 2):  # a baked batch fits one of the two at most
+            try:
+                together = backend.vjp({**self.constants, name: images[:count]}, output, (), (name,)).output
+            except OnnxvisError as error:
+                return f"a batch fails ({str(error)[:160]})"
+            expected = alone[: len(alone) // 3 * count]
+            failure = compare({output: together}, {output: expected}, count, TOLERANCES[self.precision])
+            if failure is not None:
+                return failure
+        return None
 
     def _one_row(
         self,

@@ -39,6 +39,8 @@ def open_session(
     ort = onnxruntime_module()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors reach the user once, as an exception
+    # Worker threads that wait actively go on for tens of milliseconds after a run, on the cores torch then needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if data_folder is not None:
