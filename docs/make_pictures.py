@@ -24,7 +24,7 @@ from onnxvis.render.colormap import DIVERGING, SEQUENTIAL
 
 FOLDER = Path(__file__).parent / "images"
 LARGEST = 300_000
-CELL = 240
+CELL = 225
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ def draw(figure: Figure, rows: Sequence[Sequence[onnxvis.Explanation]]) -> Image
     columns = []
     for number, panel in enumerate(figure.panels):
         column = [row[number] for row in rows]
-        columns.append(SheetColumn(panel.title or column[0].method_title, column[0].scale(column[1:])))
+        columns.append(
+            SheetColumn(panel.title or column[0].method_title, column[0].scale(column[1:]), column[0].pixelwise)
+        )
     drawn = []
     for row, (name, _) in zip(rows, figure.rows, strict=True):
         one_target = len({one.target for one in row}) == 1
@@ -154,8 +156,9 @@ def _palette(image: Image.Image) -> Image.Image:
     """256 colors: those of the image, and enough of the two color scales to keep their bars smooth."""
     scales = [colors[:: len(colors) // 40] for colors in (DIVERGING.opaque, SEQUENTIAL.opaque)]
     own = np.array(image.quantize(170).getpalette()).reshape(-1, 3)
+    white = np.full((1, 3), 255)
     palette = Image.new("P", (1, 1))
-    palette.putpalette(np.concatenate([*scales, own])[:256].astype(np.uint8).tobytes())
+    palette.putpalette(np.concatenate([white, *scales, own])[:256].astype(np.uint8).tobytes())
     return palette
 
 

@@ -12,9 +12,6 @@ from onnxvis.kernels._upsample_compiled import interpolate_line
 __all__ = ["count_over"]
 
 
-# ruff: noqa: PLR0917 - a kernel takes arrays, not objects
-
-
 def _count_over(
     maps: Any, ys: Any, xs: Any, thresholds: Any, labels: Any, both: Any, masked: Any, start: int, stop: int
 ) -> None:

@@ -9,9 +9,6 @@ from onnxvis.kernels._jit import jit
 __all__ = ["cut_boxes"]
 
 
-# ruff: noqa: PLR0917 - a kernel takes arrays, not objects
-
-
 def _cut_boxes(picture: Any, boxes: Any, patches: Any, inside: Any, start: int, stop: int) -> None:
     height, width, channels = picture.shape
     for n in range(start, stop):

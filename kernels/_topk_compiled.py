@@ -11,19 +11,13 @@ from onnxvis.kernels._jit import jit
 __all__ = ["keep_largest"]
 
 
-# ruff: noqa: PLR0917 - a kernel takes arrays, not objects
-
-
 def _insert(top: Any, images: Any, places: Any, value: Any, image: int, place: int) -> None:
     """Put one candidate into a descending row, if it belongs there."""
     last = top.size - 1
     at = last + 1
     while at > 0 and (
         value > top[at - 1]
-        or (
-            value == top[at - 1]
-            and (image < images[at - 1] or (image == images[at - 1] and place < places[at - 1]))
-        )
+        or (value == top[at - 1] and (image < images[at - 1] or (image == images[at - 1] and place < places[at - 1])))
     ):
         at -= 1
     if at > last:

@@ -6,7 +6,7 @@ windows and not those of its pictures. A compiled gather was measured and is slo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,13 +35,9 @@ def windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, i
         window: height and width of a window; larger than the grid means the whole grid.
         stride: step between windows, at most the window (else pixels between them would have no value).
     """
-    starts = [
-        range(0, (max(-(-(n - w) // s), 0)) * s + 1, s) for n, w, s in zip(size, window, stride, strict=True)
-    ]
+    starts = [range(0, (max(-(-(n - w) // s), 0)) * s + 1, s) for n, w, s in zip(size, window, stride, strict=True)]
     height, width = size
-    return [
-        Window(y, min(y + window[0], height), x, min(x + window[1], width)) for y in starts[0] for x in starts[1]
-    ]
+    return [Window(y, min(y + window[0], height), x, min(x + window[1], width)) for y in starts[0] for x in starts[1]]
 
 
 class OcclusionBatches:
@@ -49,7 +45,8 @@ class OcclusionBatches:
 
     Args:
         image: one picture ``(C, H, W)``.
-        baseline: what stands in the window, ``(C, H, W)`` or anything that broadcasts to it.
+        baseline: what stands in the windows, ``(C, H, W)`` or anything that broadcasts to it; or a function from a
+            window to its values ``(C, h, w)`` or broadcastable to them.
         batch_size: pictures at once.
         channels_last: whether the batches have the layout ``(N, H, W, C)``.
 
@@ -57,10 +54,18 @@ class OcclusionBatches:
     """
 
     def __init__(
-        self, image: np.ndarray, baseline: np.ndarray, batch_size: int, channels_last: bool = False
+        self,
+        image: np.ndarray,
+        baseline: np.ndarray | Callable[[Window], np.ndarray],
+        batch_size: int,
+        channels_last: bool = False,
     ) -> None:
         self._image = image
-        self._baseline = np.broadcast_to(baseline.astype(image.dtype), image.shape)
+        if isinstance(baseline, np.ndarray):
+            values = np.broadcast_to(baseline.astype(image.dtype), image.shape)
+            self._fill: Callable[[Window], np.ndarray] = lambda w: values[:, w.y0 : w.y1, w.x0 : w.x1]
+        else:
+            self._fill = baseline
         copies = np.repeat(image[None], batch_size, axis=0)
         self._buffer = np.ascontiguousarray(np.moveaxis(copies, 1, -1)) if channels_last else copies
         self._view = np.moveaxis(self._buffer, -1, 1) if channels_last else self._buffer
@@ -72,7 +77,7 @@ class OcclusionBatches:
             chosen = places[start : start + size]
             for row, w in enumerate(chosen):
                 area = np.s_[:, w.y0 : w.y1, w.x0 : w.x1]
-                self._view[row][area] = self._baseline[area]
+                self._view[row][area] = self._fill(w)
             yield self._buffer[: len(chosen)]
             for row, w in enumerate(chosen):
                 area = np.s_[:, w.y0 : w.y1, w.x0 : w.x1]

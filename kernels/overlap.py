@@ -18,7 +18,7 @@ from onnxvis.kernels.upsample import axis_positions, upsample_bilinear
 
 __all__ = ["COMPILED_FROM", "UNLABELED", "Overlap"]
 
-COMPILED_FROM = 1 << 25
+COMPILED_FROM = 1 << 24
 """Pixels of all masks in one call from which the numba kernel is used."""
 UNLABELED = -1
 """Label of pixels that count nowhere."""
@@ -60,12 +60,12 @@ class Overlap:
     @property
     def units(self) -> int:
         """Number of units."""
-        return self.both.shape[0]
+        return int(self.both.shape[0])
 
     @property
     def concepts(self) -> int:
         """Number of labels."""
-        return self.both.shape[1]
+        return int(self.both.shape[1])
 
     @property
     def either(self) -> NDArray[np.int64]:
@@ -75,7 +75,7 @@ class Overlap:
     def iou(self) -> NDArray[np.float64]:
         """``(U, K)`` intersection over union; NaN where both are empty."""
         either = self.either
-        return np.divide(self.both, either, out=np.full(either.shape, np.nan), where=either > 0)
+        return np.asarray(np.divide(self.both, either, out=np.full(either.shape, np.nan), where=either > 0))
 
     def add(self, activations: ArrayLike, labels: ArrayLike) -> None:
         """Take in some images.

@@ -1,8 +1,8 @@
 """Boxes cut from a picture, also where they reach over its border.
 
 Two ways, equal to the bit, chosen by the number of boxes alone: numpy slices, one box after the other; and from
-:data:`COMPILED_FROM` boxes on a numba kernel on all CPUs. The work is copying, so large boxes gain little from
-compiling; many small ones (the receptive fields of early units) are bound by Python's own time for each.
+:data:`COMPILED_FROM` small boxes on a numba kernel on all CPUs. The work is copying: for large boxes numpy's own copy
+is the faster one, while many small ones (the receptive fields of early units) are bound by Python's time for each.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from onnxvis.errors import UsageError
 
 __all__ = ["COMPILED_FROM", "cut_patches"]
 
-COMPILED_FROM = 1 << 16
+COMPILED_FROM = 1 << 18
 """Boxes from which the numba kernel is used: below, loading it costs more than it saves."""
+_SMALL = 32 * 32
 
 
 def cut_patches(
@@ -41,15 +42,21 @@ def cut_patches(
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UsageError(f"A picture to cut from must be (H, W) or (H, W, C) and not empty; got {pixels.shape}.")
     places, (height, width) = _checked(boxes)
-    filled = np.asarray(fill).astype(pixels.dtype)
-    if not (filled == fill or (np.isnan(fill) and pixels.dtype.kind == "f") or pixels.dtype.kind == "f"):
-        raise UsageError(f"A picture of type {pixels.dtype} cannot hold the fill {fill!r}.")
+    filled = _storable(fill, pixels.dtype)
     whole = np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1))
     patches = np.full((len(places), height, width, whole.shape[2]), filled, dtype=pixels.dtype)
     inside = np.zeros((len(places), height, width), np.bool_)
-    cut = _cut_compiled if len(places) >= COMPILED_FROM else _cut
+    cut = _cut_compiled if len(places) >= COMPILED_FROM and height * width <= _SMALL else _cut
     cut(whole, places, patches, inside)
     return patches.reshape(*patches.shape[:3], *pixels.shape[2:]), inside
+
+
+def _storable(fill: float, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        filled = np.asarray(fill, np.float64).astype(dtype)
+    if dtype.kind not in "fc" and filled != fill:
+        raise UsageError(f"A picture of type {dtype} cannot hold the fill {fill!r}.")
+    return filled
 
 
 def _checked(boxes: ArrayLike) -> tuple[NDArray[np.int64], tuple[int, int]]:
@@ -61,7 +68,9 @@ def _checked(boxes: ArrayLike) -> tuple[NDArray[np.int64], tuple[int, int]]:
         return places, (0, 0)
     heights, widths = places[:, 1] - places[:, 0], places[:, 3] - places[:, 2]
     if (heights != heights[0]).any() or (widths != widths[0]).any() or heights[0] < 1 or widths[0] < 1:
-        raise UsageError("Boxes to cut together must have one height and one width, at least 1 pixel. Cut others apart.")
+        raise UsageError(
+            "Boxes to cut together must have one height and one width, at least 1 pixel. Cut others apart."
+        )
     return places, (int(heights[0]), int(widths[0]))
 
 

@@ -14,8 +14,8 @@ from onnxvis.errors import UsageError
 
 __all__ = ["COMPILED_FROM", "TopK"]
 
-COMPILED_FROM = 1 << 24
-"""Values in one call from which the numba kernel is used: from there on it saves more than loading it costs."""
+COMPILED_FROM = 1 << 20
+"""Values in one call from which the numba kernel is used: some calls, and it has saved what loading it costs."""
 
 
 class TopK:
@@ -46,12 +46,12 @@ class TopK:
     @property
     def units(self) -> int:
         """Number of units."""
-        return self.values.shape[0]
+        return int(self.values.shape[0])
 
     @property
     def k(self) -> int:
         """How many are kept."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     def add(self, activations: ArrayLike, images: ArrayLike) -> None:
         """Take in the activations of some images.
@@ -73,9 +73,9 @@ class TopK:
             )
         if (numbers < 0).any():
             raise UsageError("Image numbers must not be negative.")
-        values = np.ascontiguousarray(given.reshape(*given.shape[:2], -1))
-        if not values.size:
+        if not given.size:
             return
+        values = np.ascontiguousarray(given.reshape(*given.shape[:2], -1))
         if values.size >= COMPILED_FROM:
             self._add_compiled(values, numbers)
         else:
@@ -122,8 +122,6 @@ class TopK:
         from onnxvis.kernels._topk_compiled import keep_largest
 
         def work(start: int, stop: int) -> None:
-            keep_largest(
-                values, numbers, self.values, self.images, self.places, self.one_per_image, start, stop
-            )
+            keep_largest(values, numbers, self.values, self.images, self.places, self.one_per_image, start, stop)
 
         for_row_blocks(work, self.units)

@@ -19,6 +19,7 @@ __all__ = [
     "ParityError",
     "PictureError",
     "PreprocessingError",
+    "ResultExistsError",
     "TargetError",
     "UnsupportedOperatorError",
     "UsageError",
@@ -68,6 +69,10 @@ class UsageError(OnnxvisError):
 
 class OutputError(OnnxvisError):
     """A result cannot be written."""
+
+
+class ResultExistsError(OutputError):
+    """The folder already holds another result, which is not overwritten."""
 
 
 class DependencyError(OnnxvisError):

@@ -155,6 +155,11 @@ def _layer_choice(model: Model, name: str | None) -> LayerChoice:
                 f"no layer of {model.name!r} could be chosen by structure: {head.reason} Name one with --layer "
                 "(layer=... in Python); `onnxvis inspect` lists them."
             )
+        if head.cam_layer == model.image_input.name:
+            raise LayerError(
+                f"{model.name!r} has no feature map between the picture and its last layer, so there is no layer to "
+                "explain with. Use a method of the input: saliency, integrated-gradients or occlusion."
+            )
         tensor, reason = head.cam_layer, f"chosen by structure: {head.reason}"
         channel, spatial = head.channel_axis, head.spatial_axes
     else:
@@ -297,4 +302,3 @@ def _explanation(
         seconds=seconds,
         provenance=provenance(model),
     )
-

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxvis.errors import OutputError, UsageError
+from onnxvis.errors import OutputError, ResultExistsError, UsageError
 from onnxvis.prediction import Prediction
 from onnxvis.preprocessing import Geometry, Prepared
 
@@ -114,7 +114,8 @@ class Explanation:
         """The color scale of this map, or one shared with others so that colors can be compared.
 
         Zero-centered for signed maps, from 0 otherwise. Maps of single input values are clipped at a high
-        percentile, which the scale states; nothing else is.
+        percentile, which the scale states; nothing else is. Exact zeros, such as all that a unit cannot see, do
+        not count in that percentile.
 
         Raises:
             UsageError: the maps have different units.
@@ -127,7 +128,7 @@ class Explanation:
             raise UsageError(f"maps of different units cannot share a scale: {', '.join(sorted(units))}.")
         pixelwise = any(e.pixelwise for e in group)
         return Scale.for_maps(
-            [e.heat() for e in group],
+            [_reached(e.heat()) if pixelwise else e.heat() for e in group],
             signed=any(e.drawn_signed for e in group),
             units=self.units,
             percentile=_CLIP_PERCENTILE if pixelwise else None,
@@ -263,7 +264,8 @@ class Explanation:
             The folder.
 
         Raises:
-            OutputError: it cannot be written, or holds another explanation.
+            ResultExistsError: it holds another explanation.
+            OutputError: it cannot be written.
         """
         from onnxvis.render import png_bytes
 
@@ -287,6 +289,12 @@ class Explanation:
         except OSError as error:
             raise OutputError(f"cannot write to {out}: {error.strerror or error}.") from error
         return out
+
+
+def _reached(heat: np.ndarray) -> np.ndarray:
+    """The values that are not exactly 0, where there are any."""
+    values = heat[heat != 0]
+    return values if values.size else heat
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -354,7 +362,7 @@ def _refuse_other(path: Path, manifest: Mapping[str, Any]) -> None:
             "pass overwrite=True."
         ) from None
     if theirs != _identity(manifest):
-        raise OutputError(
+        raise ResultExistsError(
             f"{path.parent} already holds another explanation ({theirs['method']} of {theirs['target']!r}). Choose "
             "another folder, or pass overwrite=True."
         )

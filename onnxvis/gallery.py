@@ -96,7 +96,9 @@ def page_data(model: Model, pictures: Sequence[PagePicture], notes: Sequence[str
         PageFact("Producer", model.producer, f"opset {model.opset}"),
         PageFact("Input", ", ".join(what["inputs"])),
         PageFact("Explained", model.logits.tensor, model.logits.reason),
-        PageFact("Preprocessing", spec.summary() if spec else "none: arrays used as they are", spec.source if spec else ""),
+        PageFact(
+            "Preprocessing", spec.summary() if spec else "none: arrays used as they are", spec.source if spec else ""
+        ),
         PageFact("Labels", model.labels.source),
         PageFact("Provider", model.provider.name, model.provider.reason),
         PageFact("Versions", ", ".join(f"{k} {v}" for k, v in versions().items())),

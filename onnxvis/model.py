@@ -84,6 +84,7 @@ class Model:
         output: str | None = None,
         inputs: Mapping[str, np.ndarray] | None = None,
         size: int | tuple[int, int] | None = None,
+        gradients: str = "auto",
     ) -> None:
         self.file = file
         self._size = size
@@ -97,7 +98,13 @@ class Model:
         self.image_input = _image_input(self.inputs, inputs or {})
         constants = _constants(self.inputs, inputs or {})
         self.engine = Engine(
-            file.proto, lambda: self.canonical, self.provider, file.data_folder, self.image_input.name, constants
+            file.proto,
+            lambda: self.canonical,
+            self.provider,
+            file.data_folder,
+            self.image_input.name,
+            constants,
+            gradients,
         )
 
     # --- what the file says ----------------------------------------------------------------------
@@ -323,6 +330,7 @@ class Model:
             "labels": self.labels.source,
             "provider": self.provider.name,
             "provider_reason": self.provider.reason,
+            "gradients": self.engine.gradient_choice,
             "onnxruntime": onnxruntime_module().__version__,
         }
 
@@ -339,6 +347,7 @@ def load(
     output: str | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
     size: int | tuple[int, int] | None = None,
+    gradients: str = "auto",
 ) -> Model:
     """Open an ONNX model.
 
@@ -352,6 +361,8 @@ def load(
         inputs: values of the other inputs, for a model with several.
         size: height and width, where the model leaves them free: pictures are brought to it (unless the
             preprocessing states another), and the graph is analysed at it.
+        gradients: who computes them: "torch", "onnx" (ONNX operators run by onnxruntime), or "auto": torch where it
+            is installed and knows every operator, else onnx. The parity record names the one that did.
 
     Raises:
         OnnxvisError: the file, the preprocessing, the labels or the provider is not usable.
@@ -369,6 +380,7 @@ def load(
         output,
         inputs,
         size,
+        gradients,
     )
 
 

@@ -31,7 +31,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
@@ -93,6 +93,7 @@ def explain(
     labels: o.Labels = None,
     provider: o.Provider = None,
     output: o.Output = None,
+    gradients: o.Gradients = "auto",
     batch_size: o.BatchSize = 8,
     seed: Annotated[int, typer.Option(help="For methods with chance.")] = 0,
     allow_unverified: Annotated[
@@ -129,7 +130,7 @@ def explain(
         "layout": layout,
         "interpolation": interpolation,
     }
-    opened = o.open_model(model, preprocessing, labels, provider, output, flags)
+    opened = o.open_model(model, preprocessing, labels, provider, output, flags, gradients)
     job = Job(
         model=opened,
         images=tuple(images),
@@ -155,6 +156,7 @@ def check(
     preprocessing: o.PreprocessingChoice = None,
     provider: o.Provider = None,
     output: o.Output = None,
+    gradients: o.Gradients = "auto",
     size: o.Size = None,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
@@ -164,8 +166,76 @@ def check(
     """
     from onnxvis.cli.check import run_check
 
-    opened = o.open_model(model, preprocessing, None, provider, output, {"size": size})
+    opened = o.open_model(model, preprocessing, None, provider, output, {"size": size}, gradients)
     raise typer.Exit(run_check(opened, image, json))
+
+
+@app.command()
+def bench(
+    model: o.ModelPath,
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Methods, separated by commas, or 'all'; see 'onnxvis methods'.")
+    ] = "grad-cam,saliency,occlusion",
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", metavar="NUMBERS", help="Images at once.")] = "1,8",
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Timed rounds, after one to warm up.")] = 5,
+    providers: Annotated[
+        str | None, typer.Option(help="Execution providers to compare: cpu,cuda. Left out: the best that works.")
+    ] = None,
+    compare: Annotated[Path | None, typer.Option(metavar="OTHER.onnx", help="A second file, timed in turn.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", metavar="NAME=VALUE", help="Option of the methods, e.g. -O window=32. Repeat."),
+    ] = None,
+    preprocessing: o.PreprocessingChoice = None,
+    output: o.Output = None,
+    size: o.Size = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw them as bars.")] = None,
+) -> None:
+    """Time explanations on this file and this machine: per method, provider and batch size, in forward passes.
+
+    \b
+    onnxvis bench model.onnx -m grad-cam,occlusion -O window=32 --batch-sizes 1,8 --plot bench.png
+
+    Everything is timed in turn on noise; medians, with the fastest and the slowest round.
+    """
+    from onnxvis.cli.bench import BenchJob, run_bench
+
+    job = BenchJob(
+        model, methods, batch_sizes, repeat, providers, compare, preprocessing, output, size,
+        o.parse_pairs(option or []), json, plot,
+    )  # fmt: skip
+    raise typer.Exit(run_bench(job))
+
+
+@app.command()
+def embed(
+    model: o.ModelPath,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="The file to write.", show_default=False)],
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="grad-cam, cam, hires-cam, layer-cam, grad-cam++, xgrad-cam, saliency, guided-backprop or deconvnet.",
+        ),
+    ] = "grad-cam",
+    layer: Annotated[str | None, typer.Option(help="Layer for class activation maps; see inspect.")] = None,
+    upsample: Annotated[bool, typer.Option("--upsample", help="Enlarge the map to the size of the picture.")] = False,
+    output: o.Output = None,
+    size: o.Size = None,
+) -> None:
+    """Write a model that explains itself: the same outputs, and a map for any class, in any ONNX runtime.
+
+    \b
+    onnxvis embed model.onnx --method grad-cam --upsample -o explained.onnx
+
+    The new input class_index may be left out: the largest logit is explained then.
+    """
+    from onnxvis.cli.embed import run_embed
+
+    opened = o.open_model(model, None, None, "cpu", output, {"size": size})
+    raise typer.Exit(run_embed(opened, method, out, layer, upsample))
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxvis.cli.console import err, out, progress_bar, say_error, visible
-from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, ParityError, PictureError, UsageError
+from onnxvis.errors import (
+    LayerError,
+    ModelError,
+    OnnxvisError,
+    OutputError,
+    ParityError,
+    PictureError,
+    ResultExistsError,
+    UsageError,
+)
 from onnxvis.explaining import Request, Settings, explain_prepared, request
 from onnxvis.explanation import Explanation, write_atomic
 from onnxvis.gallery import page_data, page_picture, sheet
@@ -178,11 +189,22 @@ def _save(job: Job, image: str, by_method: Sequence[Sequence[Explanation]], run:
     folder = job.out / _folder_name(image, by_method[0][0], run)
     for explanations in by_method:
         for explanation in explanations:
-            explanation.save(folder / explanation.method / slug(explanation.target))
+            _keep(explanation, folder / explanation.method / slug(explanation.target))
     _write(folder / "sheet.png", png_bytes(sheet(by_method)))
     run.pages.append(page_picture(by_method))
     if not job.quiet:
         _print(image, by_method, folder)
+
+
+def _keep(explanation: Explanation, folder: Path) -> None:
+    """Save into the folder; where it holds a result of other settings, into one beside it: nothing is lost."""
+    try:
+        explanation.save(folder)
+    except ResultExistsError:
+        parts = explanation.manifest()
+        settings = [parts["parameters"], parts["layer"], parts["provenance"]["model"]["sha256"], parts["picture"]]
+        mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        explanation.save(folder.with_name(f"{folder.name}-{mark}"), overwrite=True)
 
 
 def _folder_name(image: str, explanation: Explanation, run: _Run) -> str:

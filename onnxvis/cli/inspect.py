@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from fractions import Fraction
 
 from rich.markup import escape
@@ -15,6 +16,9 @@ from onnxvis.prediction import Prediction, predict
 from onnxvis.preprocessing import DESCRIPTIONS, PRESETS
 
 __all__ = ["show"]
+
+_ANSWERS = 92  # columns that the presets and their answers take
+_DESCRIPTION = 30
 
 
 def show(model: Model, image: str | None, layers: int) -> None:
@@ -109,8 +113,12 @@ def _predictions(model: Model, image: str) -> None:
         _ranking(answer, "as prepared by " + model.preprocessing.source)
         return
     out.print("[bold]no preprocessing is stated; this is what the model answers under each preset:[/]")
-    table = Table("preset", "first", "second", box=None, padding=(0, 2, 0, 0))
-    table.add_column("what it is", no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("preset", "first", "second"):
+        table.add_column(heading, no_wrap=True)
+    room = out.width - _ANSWERS
+    if room >= _DESCRIPTION:
+        table.add_column("what it is", no_wrap=True)
     for name in PRESETS:
         model.preprocessing = PRESETS[name]
         try:
@@ -120,7 +128,8 @@ def _predictions(model: Model, image: str) -> None:
             cells = [escape(visible(str(error))[:60]), ""]
         finally:
             model.preprocessing = None
-        table.add_row(f"[bold]{name}[/]", *cells, DESCRIPTIONS[name])
+        said = textwrap.shorten(DESCRIPTIONS[name], room, placeholder=" ...") if room >= _DESCRIPTION else None
+        table.add_row(f"[bold]{name}[/]", *cells, *([said] if said else []))
     out.print(table)
     out.print("[dim]choose the one the model was trained with; a confident answer is a hint, not a proof[/]")
 

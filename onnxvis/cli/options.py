@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchSize",
     "ChannelOrder",
+    "Gradients",
     "Interpolation",
     "Labels",
     "Layout",
@@ -77,6 +78,15 @@ Labels = Annotated[
 ]
 Provider = Annotated[
     str | None, typer.Option("--provider", help="cpu, cuda, ... Left out: the best one that works here.")
+]
+Gradients = Annotated[
+    str,
+    typer.Option(
+        "--gradients",
+        metavar="WHO",
+        help="Who computes gradients: torch, onnx (operators in onnxruntime, without torch), or auto: torch where it "
+        "works, else onnx.",
+    ),
 ]
 Output = Annotated[str | None, typer.Option("--output", help="Which graph output to explain, of several.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures (or perturbed copies) at once.")]
@@ -146,13 +156,22 @@ def open_model(
     provider: str | None,
     output: str | None,
     flags: dict[str, Any],
+    gradients: str = "auto",
 ) -> Model:
     """Load a model and apply the preprocessing flags."""
     from onnxvis.model import load
 
     given = {name: value for name, value in flags.items() if value is not None}
     size = parse_size(given.pop("size")) if "size" in given else None
-    model = load(path, preprocessing=preprocessing, labels=labels, provider=provider, output=output, size=size)
+    model = load(
+        path,
+        preprocessing=preprocessing,
+        labels=labels,
+        provider=provider,
+        output=output,
+        size=size,
+        gradients=gradients,
+    )
     for name in ("mean", "std"):
         if name in given:
             given[name] = parse_numbers(given[name], name)

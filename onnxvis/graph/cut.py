@@ -7,7 +7,7 @@ A method that only needs what happens after a layer runs the tail alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -48,7 +48,7 @@ def cut(
     model: onnx.ModelProto,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    types: dict[str, tuple[int, Sequence[int | str | None]]] | None = None,
+    types: Mapping[str, tuple[int, Sequence[int | str | None]]] | None = None,
 ) -> onnx.ModelProto:
     """The part of ``model`` that computes ``outputs`` from ``inputs``.
 
@@ -95,7 +95,7 @@ def cut(
 def _declare(
     name: str,
     declared: dict[str, onnx.ValueInfoProto],
-    types: dict[str, tuple[int, Sequence[int | str | None]]],
+    types: Mapping[str, tuple[int, Sequence[int | str | None]]],
 ) -> onnx.ValueInfoProto:
     if name in types:
         kind, shape = types[name]

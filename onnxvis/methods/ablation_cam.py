@@ -62,6 +62,10 @@ def attribute(task: Task) -> list[list[Attribution]]:
             note = f"{activation.shape[0]} units switched off one by one; {tail.note}, {tail.rows} at once"
         else:
             drops, note = _by_formula(task, row, head, activation), _CLOSED
+            if task.model.engine.precision != "float32":
+                note += (
+                    f"; the rounding of the {task.model.engine.precision} file is left out (closed_form=false runs it)"
+                )
         values = score_values(task.scores[row], task.logits[row : row + 1])[0]
         if options.relative:
             drops = drops / np.where(values == 0, np.nan, values)

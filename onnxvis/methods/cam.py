@@ -77,6 +77,8 @@ def _result(
         notes = ("the target is a function of the logits: its derivative at these logits is explained",)
     else:
         notes = (f"{IDENTITY}: {layer_map.sum():+.4f} {bias:+.4f} = {value:+.4f}",)
+        if task.model.engine.precision != "float32":
+            notes = (f"{notes[0]}, up to the rounding of a {task.model.engine.precision} file",)
     return finish(task, row, layer_map, parameters=parameters, notes=notes)
 
 

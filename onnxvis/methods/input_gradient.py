@@ -18,12 +18,19 @@ from onnxvis.runtime.gradients import Gradients
 from onnxvis.runtime.parity import GradientCheck, Parity
 from onnxvis.target import Score
 
-__all__ = ["RuleMaps", "gradients_at", "input_gradients", "input_parity", "micro_batch", "ordinary_parity", "parity_at_picture", "rule_maps"]
+__all__ = [
+    "RuleMaps",
+    "gradients_at",
+    "input_gradients",
+    "input_parity",
+    "micro_batch",
+    "ordinary_parity",
+    "parity_at_picture",
+    "rule_maps",
+]
 
 
-def input_gradients(
-    task: Task, x: np.ndarray, cotangents: Sequence[np.ndarray], rule: str = "backprop"
-) -> Gradients:
+def input_gradients(task: Task, x: np.ndarray, cotangents: Sequence[np.ndarray], rule: str = "backprop") -> Gradients:
     """Gradients of the logits' combinations with respect to the picture.
 
     Args:
@@ -34,9 +41,7 @@ def input_gradients(
     """
     name = task.model.image_input.name
     feeds = {name: as_float(x)}
-    return task.model.engine.gradients(
-        feeds, task.model.logits.tensor, cotangents, (name,), rule, float64=task.float64
-    )
+    return task.model.engine.gradients(feeds, task.model.logits.tensor, cotangents, (name,), rule, float64=task.float64)
 
 
 def input_parity(
@@ -133,7 +138,7 @@ def gradients_at(task: Task, scores: Sequence[Score], points: np.ndarray) -> lis
     if any(score.function is not None for score in scores):
         logits = input_gradients(task, points, ()).output
     cotangents = [
-        np.stack([score.derivative(one) for one in logits])
+        np.stack([score.derivative(logits[i]) for i in range(len(logits))])
         if score.function is not None
         else np.repeat(score.cotangent[None], len(points), axis=0)
         for score in scores

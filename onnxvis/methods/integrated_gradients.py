@@ -33,8 +33,11 @@ _COMPLETE = 0.05
 class IntegratedGradientsOptions:
     """Options of integrated gradients."""
 
-    baseline: Any = option(0.0, "where the way starts: a number in units of the model's input, 'mean' (of each channel "
-                                "of the picture), 'blur', or in Python an array (C, H, W) or broadcastable to it")  # fmt: skip
+    baseline: Any = option(
+        0.0,
+        "where the way starts: a number in units of the model's input, 'mean' (of each channel of the picture), "
+        "'blur', or in Python an array (C, H, W) or broadcastable to it",
+    )
     steps: int = option(50, "points on the way at which the gradient is taken")
     quadrature: str = option("gauss-legendre", "rule of integration: gauss-legendre or trapezoid")
 
@@ -105,8 +108,8 @@ def _integrals(task: Task, row: int, baseline: np.ndarray) -> list[np.ndarray]:
         part = slice(start, start + step)
         along = places[part].reshape(-1, *[1] * (way.ndim - 1))
         points = (start_point + along * way).astype(dtype)
-        for total, gradient in zip(sums, gradients_at(task, scores, points), strict=True):
-            total += np.tensordot(weights[part], gradient.astype(np.float64), axes=1)
+        for k, gradient in enumerate(gradients_at(task, scores, points)):
+            sums[k] += np.tensordot(weights[part], gradient.astype(np.float64), axes=1)
         done = row * options.steps + min(start + step, options.steps)
         task.progress("integrated-gradients", done, len(task.x) * options.steps)
     return sums

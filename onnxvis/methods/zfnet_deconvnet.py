@@ -123,9 +123,8 @@ def choose_unit(
         if wanted is None:
             continue
         if not 0 <= wanted < maps.shape[axis]:
-            raise LayerError(
-                f"layer {layer.tensor!r} has no {name} {wanted}: it has {maps.shape[axis]}, 0 to {maps.shape[axis] - 1}."
-            )
+            last = maps.shape[axis] - 1
+            raise LayerError(f"layer {layer.tensor!r} has no {name} {wanted}: it has {last + 1}, 0 to {last}.")
         others = np.arange(maps.shape[axis]) != wanted
         allowed[tuple(others if a == axis else slice(None) for a in range(3))] = False
     place = np.unravel_index(np.argmax(np.where(allowed, maps, -np.inf)), maps.shape)
@@ -176,9 +175,7 @@ def _project(
     for i, unit in enumerate(units):
         # A unit that is not active has nothing to pass back: the projection rectifies it first.
         cotangent[(i, *_index(unit, layer))] = max(unit.activation, 0.0)
-    found = model.engine.gradients(
-        {name: as_float(x)}, layer.tensor, [cotangent], (name,), _RULE, float64=float64
-    )
+    found = model.engine.gradients({name: as_float(x)}, layer.tensor, [cotangent], (name,), _RULE, float64=float64)
     results = []
     for i, unit in enumerate(units):
         box, picture_box, notes = _boxes(model, prepared[i], layer, unit, x.shape)
@@ -187,9 +184,7 @@ def _project(
         values = channels_first(found.grads[0][name][i], model.layout)
         parity = _parity(model, x[i : i + 1], found.output[i], activation[i], layer, prepared[i], float64)
         results.append(
-            Projection(
-                np.ascontiguousarray(values, np.float32), unit, box, picture_box, parity, (*found.notes, *notes)
-            )
+            Projection(np.ascontiguousarray(values, np.float32), unit, box, picture_box, parity, (*found.notes, *notes))
         )
     return results
 
@@ -276,7 +271,8 @@ def _attribution(projection: Projection, asked: str, options: ZfnetDeconvnetOpti
         "box": _box(projection),
     }
     notes = [
-        f"unit {unit.channel} ({chosen}) at row {unit.row}, column {unit.col} ({place}), activation {unit.activation:.4g}",
+        f"unit {unit.channel} ({chosen}) at row {unit.row}, column {unit.col} ({place}), "
+        f"activation {unit.activation:.4g}",
         f"the target asked for, {asked}, plays no part: the projection is that of a unit, not of a class",
     ]
     if unit.equals > 1:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxvis.errors import ConversionError, ModelError, OnnxvisError
+from onnxvis.errors import ModelError, OnnxvisError
 from onnxvis.graph.batch import fixed_batch, free_batch
 from onnxvis.graph.canonical import Canonical
-from onnxvis.graph.canonical.refusals import refusal
 from onnxvis.runtime.batching import TOLERANCES, BatchPlan, Planner, compare, sample_images
+from onnxvis.runtime.choose_gradients import check_choice, gradient_backend
 from onnxvis.runtime.gradients import GradientBackend, Gradients
 from onnxvis.runtime.parity import OUTPUT_TOLERANCE, GradientCheck, Parity, check_gradient, output_error, untied
 from onnxvis.runtime.providers import Provider
@@ -55,6 +55,7 @@ class Engine:
         data_folder: of external weights.
         image_input: name of the input that takes the image.
         constants: values of the other inputs, fed at every run.
+        gradients: who computes gradients: "auto", "torch" or "onnx".
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Engine:
         data_folder: Path | None,
         image_input: str,
         constants: Mapping[str, np.ndarray],
+        gradients: str = "auto",
     ) -> None:
         self.provider = provider
+        self.gradient_choice = check_choice(gradients)
         self.image_input = image_input
         self.constants = dict(constants)
         self._canonical = canonical
@@ -97,6 +100,11 @@ class Engine:
         if self._plan is None:
             self._plan, self._batched = self._planner.plan(sample)
         return self._plan
+
+    def batched(self, sample: np.ndarray) -> Sessions:
+        """Sessions of the deployed graph with a free batch axis; of the graph as it is where images run one by one."""
+        self.batch_plan(sample)
+        return self._batched
 
     def forward(self, x: np.ndarray, tensors: Sequence[str] = (), batch_size: int = 8) -> dict[str, np.ndarray]:
         """Run the deployed graph on a batch and return tensors by name.
@@ -293,17 +301,8 @@ class Engine:
             ConversionError: the graph cannot be differentiated.
         """
         if float64 not in self._backends:
-            from onnxvis.runtime.torch_gradients import TorchGradients
-
-            device = "cuda" if self.provider.short in ("cuda", "tensorrt") else "cpu"
             graph = self._twin_graph if self._twin_graph is not None else self._canonical().model
-            try:
-                self._backends[float64] = TorchGradients(graph, device, float64)
-            except ModelError as error:
-                reason = refusal(graph)
-                if reason is None:
-                    raise
-                raise ConversionError(f"no gradients on this file: {reason}") from error
+            self._backends[float64] = gradient_backend(self.gradient_choice, graph, self.provider, float64)
         return self._backends[float64]
 
     def parity(

@@ -293,3 +293,13 @@ def test_a_hostile_label_stays_text(run: Run, tmp_path: Path, model: Path, pictu
     assert "<script>alert(" not in page
     assert all(path.is_relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*"))
     assert not list(tmp_path.glob("x*"))
+
+
+def test_other_settings_do_not_overwrite(run: Run, tmp_path: Path, model: Path, picture: Path) -> None:
+    arguments = ("-m", "occlusion", "-O", "stride=4")
+    for window in (8, 6, 8, 6):
+        code, text = explain(run, tmp_path, model, picture, *arguments, "-O", f"window={window}")
+        assert code == 0, text
+    kept = sorted((tmp_path / "out").rglob("manifest.json"))
+    assert len(kept) == 2
+    assert {json.loads(path.read_text())["parameters"]["window"][0] for path in kept} == {8, 6}

@@ -163,6 +163,17 @@ def test_dense_targets():
             assert np.abs(found.layer_map - expected).max() < 2e-5 * np.abs(expected).max()
 
 
+def test_ablation_of_a_dense_target():
+    """A convolution of one pixel and an enlarging follow: the tail is linear, a drop is gradient times activation."""
+    model = onnxvis.load(export("deeplabv3_mobilenet_v3_large", "legacy", 17, 64))
+    module = torch_module("deeplabv3_mobilenet_v3_large").double()
+    x = image(64, seed=3)
+    a, g = run(module, x, module.net.classifier[-2], lambda y: y[0, 5, 10, 20])
+    expected = ((a * g).sum(axis=(1, 2))[:, None, None] * a).sum(axis=0)
+    found = onnxvis.explain(model, x, "ablation-cam", "5 @ 10,20")
+    assert np.abs(found.layer_map - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 def _power_iteration(matrix):
     vector = np.ones(matrix.shape[1])
     for _ in range(3000):

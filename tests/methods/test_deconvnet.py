@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from captum.attr import Deconvolution
-
 from support.pairs import FAST, SLOW, assert_close, one_hot, pair, tolerance, vjp
 
 CAPTUM = ("resnet18", "squeezenet1_1", "vgg11_bn", "mobilenet_v3_small", "regnet_y_400mf", "mnasnet1_0", "shufflenet")

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 from captum.attr import GuidedBackprop
+from support.pairs import FAST, SLOW, Rectifiers, assert_close, one_hot, pair, tolerance, vjp
 
 import onnxvis
-from support.pairs import FAST, SLOW, Rectifiers, assert_close, one_hot, pair, tolerance, vjp
 
 # Captum hooks nn.ReLU modules: networks that call ReLU6 or functional rectifiers are not for it.
 CAPTUM = ("resnet18", "squeezenet1_1", "vgg11_bn", "mobilenet_v3_small", "regnet_y_400mf", "mnasnet1_0", "shufflenet")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from captum.attr import GuidedGradCam
+from support.pairs import assert_close, one_hot, pair, vjp
 
 import onnxvis
 from onnxvis.methods import method_names
-from support.pairs import assert_close, one_hot, pair, vjp
 
 # Network -> the torch module whose output enters the head's pool.
 LAYERS = {"resnet18-dynamo": lambda net: net.layer4, "regnet_y_400mf-legacy": lambda net: net.trunk_output}

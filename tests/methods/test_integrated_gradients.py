@@ -8,13 +8,13 @@ import torch
 from captum.attr import IntegratedGradients
 from onnx import helper
 from scipy.ndimage import gaussian_filter
+from support.formats import FLOAT, model_of
+from support.pairs import assert_close, pair
 
 import onnxvis
 from onnxvis.errors import UsageError
 from onnxvis.methods.baseline import make_baseline
 from onnxvis.methods.integrated_gradients import quadrature
-from support.formats import FLOAT, model_of
-from support.pairs import assert_close, pair
 
 STEPS = 6
 

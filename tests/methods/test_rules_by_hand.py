@@ -13,12 +13,12 @@ import pytest
 import torch
 from captum.attr import GuidedBackprop
 from onnx import helper
+from support.formats import FLOAT, model_of
+from support.pairs import assert_close, vjp
 from torch import nn
 from torch.nn import functional
 
 import onnxvis
-from support.formats import FLOAT, model_of
-from support.pairs import assert_close, vjp
 
 RULES = {"saliency": "backprop", "guided-backprop": "guided", "deconvnet": "deconvnet"}
 SIDE, UNITS, CLASSES = 8, 4, 5
@@ -157,7 +157,9 @@ def test_rectifiers_that_captum_misses(tmp_path):
     net = Awkward().eval().requires_grad_(False)
     x = torch.randn(2, 3, 12, 12)
     path = tmp_path / "awkward.onnx"
-    torch.onnx.export(net, (x,), str(path), dynamo=False, opset_version=17, dynamic_axes={"x": {0: "n"}}, input_names=["x"])
+    torch.onnx.export(
+        net, (x,), str(path), dynamo=False, opset_version=17, dynamic_axes={"x": {0: "n"}}, input_names=["x"]
+    )
     ours = onnxvis.explain(onnxvis.load(path), [one[None].numpy() for one in x], "guided-backprop", 1, float64=True)
     net, x = net.double(), x.double()
     cotangent = torch.zeros(2, 4, dtype=torch.float64)

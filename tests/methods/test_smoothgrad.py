@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.pairs import assert_close, one_hot, pair, vjp
 
 import onnxvis
 from onnxvis.errors import UsageError
 from onnxvis.methods.smoothgrad import RunningMean, noise_of
-from support.pairs import assert_close, one_hot, pair, vjp
 
 SAMPLES, NOISE, SEED = 5, 0.2, 3
 
@@ -83,7 +83,11 @@ def test_running_mean_equals_numpy():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"samples": 1}, "samples is a whole number of at least 2"), ({"noise": 0}, "greater than 0"), ({"noise": "x"}, "noise")],
+    [
+        ({"samples": 1}, "samples is a whole number of at least 2"),
+        ({"noise": 0}, "greater than 0"),
+        ({"noise": "x"}, "noise"),
+    ],
 )
 def test_refuses(options, message):
     with pytest.raises(UsageError, match=message):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.pairs import Rectifiers, assert_close, pair
 
 import onnxvis
 from onnxvis.demo import photo
 from onnxvis.errors import LayerError, UsageError
 from onnxvis.explaining import request
 from onnxvis.methods.zfnet_deconvnet import project_unit
-from support.pairs import Rectifiers, assert_close, pair
 
 METHOD = "zfnet-deconvnet"
 

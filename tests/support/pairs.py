@@ -65,7 +65,7 @@ class Pair:
         return [int(i) for i in self.module(self.tensor).argmax(dim=1)]
 
 
-@functools.lru_cache(maxsize=6)
+@functools.lru_cache(maxsize=2)
 def pair(name: str) -> Pair:
     """The pair called ``lite0-EXPORTER``, ``squeezenet-trained`` or ``ZOO_NAME-EXPORTER``."""
     from onnxvis.demo import lite0, lite0_module, photo
@@ -81,7 +81,7 @@ def pair(name: str) -> Pair:
         model, module = onnxvis.load(lite0(exporter)), lite0_module()
     else:
         path = zoo.export(net, exporter, 18 if exporter == "dynamo" else 17, 96, dynamic_batch=True)  # type: ignore[arg-type]
-        return Pair(onnxvis.load(path), zoo.torch_module(net).double(), zoo.image(96, batch=2, seed=7), trained=False)
+        return Pair(onnxvis.load(path), zoo.torch_module(net).double(), zoo.image(96, batch=2, seed=3), trained=False)
     x = np.concatenate([model.prepare(one).tensor for one in photos])
     return Pair(model, module.double(), x, trained=True)
 

@@ -70,6 +70,8 @@ _MORE: dict[str, dict[str, Any]] = {
 }
 MORE_NAMES: tuple[str, ...] = tuple(_MORE)
 """Further networks, for the coverage matrix."""
+_NARROW = ("alexnet", "vgg")
+"""Families whose hidden linear layers have 256 units here and not 4096: most of the weights, of which fewer test as much."""
 _SEGMENTATION = ("deeplabv3", "fcn", "lraspp")
 
 
@@ -96,10 +98,19 @@ def torch_module(name: str) -> nn.Module:
         warnings.simplefilter("ignore")
         torch.manual_seed(zlib.crc32(name.encode()))
         net: nn.Module = getattr(family, name)(weights=None, **(_BUILD | _MORE)[name])
+        if name.startswith(_NARROW):
+            _narrow(net.classifier)
         for module in net.modules():
             _randomize(module)
     net = _Dense(net) if dense else net
     return net.eval().requires_grad_(False)
+
+
+def _narrow(classifier: Any, wide: int = 4096, narrow: int = 256) -> None:
+    for i, layer in enumerate(classifier):
+        if isinstance(layer, nn.Linear):
+            sizes = [narrow if n == wide else n for n in (layer.in_features, layer.out_features)]
+            classifier[i] = nn.Linear(*sizes)
 
 
 def _randomize(module: nn.Module) -> None:
@@ -141,7 +152,8 @@ def export(name: str, exporter: Exporter, opset: int, size: int, *, dynamic_batc
         dynamic_batch: leave the batch axis free.
     """
     batch = "n" if dynamic_batch else "1"
-    path = cache_folder() / f"{name}-{exporter}-{opset}-{batch}x{size}.onnx"
+    stem = f"{name}-narrow" if name.startswith(_NARROW) else name
+    path = cache_folder() / f"{stem}-{exporter}-{opset}-{batch}x{size}.onnx"
     if not path.exists():
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
         os.close(handle)

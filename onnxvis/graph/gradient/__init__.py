@@ -15,9 +15,9 @@ from onnxvis.graph.gradient import (  # noqa: F401 - each module registers its r
     separable,
 )
 from onnxvis.graph.gradient.table import RULES
-from onnxvis.graph.gradient.vjp import backward, build_vjp, tape_for
+from onnxvis.graph.gradient.vjp import backward, build_vjp, missing_rules, tape_for
 
-__all__ = ["RULES", "backward", "build_vjp", "differentiable_operators", "tape_for"]
+__all__ = ["RULES", "backward", "build_vjp", "differentiable_operators", "missing_rules", "tape_for"]
 
 
 def differentiable_operators() -> list[str]:

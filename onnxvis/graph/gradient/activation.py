@@ -61,28 +61,28 @@ def _selu(n: Call) -> Tensor:
 
 @rule("Mish")
 def _mish(n: Call) -> Found:
-    """y = x t with t = tanh(softplus(x)); y' = t + x (1 - t²) sigmoid(x)."""
+    """With y = x t t = tanh(softplus(x)): y' = t + x (1 - t²) sigmoid(x)."""
     t = n.x.op("Softplus").op("Tanh")
     return n.g * (t + n.x * (1.0 - t * t) * _sigmoid(n.x))
 
 
 @rule("Swish")
 def _swish(n: Call) -> Found:
-    alpha = n.attr("alpha", 1.0)
+    alpha = float(n.attr("alpha", 1.0))
     s = _sigmoid(n.x * alpha)
     return n.g * (s + n.y * alpha * (1.0 - s))
 
 
 @rule("Gelu")
 def _gelu(n: Call) -> Found:
-    """y = x P(x): P the normal distribution, or its tanh approximation."""
+    """With y = x P(x), P the normal distribution, or its tanh approximation."""
     x = n.x
     if n.attr("approximate", "none") == "tanh":
-        inner = (2.0 / math.pi) ** 0.5
+        inner = math.sqrt(2.0 / math.pi)
         t = ((x + x * x * x * 0.044715) * inner).op("Tanh")
         return n.g * ((t + 1.0) * 0.5 + x * 0.5 * (1.0 - t * t) * ((x * x * (3 * 0.044715) + 1.0) * inner))
-    part = ((x * 0.5**0.5).op("Erf") + 1.0) * 0.5
-    return n.g * (part + x * (x * x * -0.5).op("Exp") * (2.0 * math.pi) ** -0.5)
+    part = ((x * math.sqrt(0.5)).op("Erf") + 1.0) * 0.5
+    return n.g * (part + x * (x * x * -0.5).op("Exp") / math.sqrt(2.0 * math.pi))
 
 
 @rule("PRelu", broadcasts=True)

@@ -26,10 +26,9 @@ def sum_to(gradient: Tensor, dims: Dims | None, x: Tensor) -> Tensor:
     for axis, (wide, narrow) in enumerate(zip(dims[lead:], own, strict=True), start=lead):
         if narrow == 1:
             axes += [axis] if wide != 1 else []
-        elif wide is None or narrow is None or wide != narrow:
+        elif not (isinstance(narrow, int) or (narrow is not None and wide == narrow)):
             # Equal symbols are equal sizes, and a size above 1 is never stretched; all else is open.
-            if not (isinstance(narrow, int) and narrow > 1):
-                return _while_running(gradient, x)
+            return _while_running(gradient, x)
     if not axes:
         return gradient
     summed = gradient.sum(axes)

@@ -26,7 +26,7 @@ def _standardized(n: Call, axes: Sequence[int], epsilon: float) -> tuple[Tensor,
 
 
 def _through(n: Call, g: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
-    """x' = (g - mean(g) - z mean(g z)) / std, with z the standardized input."""
+    """The input's gradient: (g - mean(g) - z mean(g z)) / std, with z the standardized input."""
     z, inverse, count = _standardized(n, axes, epsilon)
     return (g - _mean(g, axes, count) - z * _mean(g * z, axes, count)) * inverse
 
@@ -72,7 +72,7 @@ def _lp_normalization(n: Call) -> Found:
 
 @rule("LRN")
 def _local_response(n: Call) -> Found:
-    """y = x / D^b with D = bias + a B x², B the band matrix that adds up neighboring channels.
+    """With y = x / D^b, D = bias + a B x², B the band matrix that adds up neighboring channels.
 
     x' = g D^-b - 2 a b x Bᵀ(g x D^(-b-1))
     """

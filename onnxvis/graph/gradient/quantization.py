@@ -13,7 +13,7 @@ from onnxvis.graph.gradient.tensor import Tensor
 
 __all__: list[str] = []
 
-_LIMITS = {
+_LIMITS: dict[int, tuple[int, int]] = {
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT8: (0, 255),
     TensorProto.INT16: (-32768, 32767),

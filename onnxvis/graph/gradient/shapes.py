@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import onnx
+from onnx import helper
 
+from onnxvis.graph.fold import attributes
 from onnxvis.graph.gradient.tensor import Known
 
 __all__ = ["infer"]
@@ -16,8 +18,25 @@ _SMALL = 4096
 def infer(model: onnx.ModelProto) -> dict[str, Known]:
     """What follows from the declared inputs; declarations of inner tensors are not believed.
 
-    Large weights take part by shape alone, so that a copy of the model stays small.
+    Where onnx and onnxruntime disagree about the size of a pool with ``ceil_mode``, onnxruntime is right: it is
+    what runs.
     """
+    light = _light(model)
+    found = _inferred(light)
+    for node in [n for n in light.graph.node if n.op_type in ("MaxPool", "AveragePool")]:
+        own = _pooled(node, found.get(node.input[0], Known()))
+        known = found.get(node.output[0], Known())
+        if own is None or known.dims == own:
+            continue
+        light.graph.node.remove(node)
+        light.graph.input.append(helper.make_tensor_value_info(node.output[0], known.dtype, list(own)))
+        light.graph.input.extend(onnx.ValueInfoProto(name=name) for name in node.output[1:] if name)
+        found = _inferred(light)
+    return found | {t.name: Known(t.data_type, tuple(t.dims)) for t in model.graph.initializer}
+
+
+def _light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its large weights by shape alone, so that a copy stays small."""
     light = onnx.ModelProto()
     light.ir_version = max(model.ir_version, 4)
     light.opset_import.extend(model.opset_import)
@@ -32,12 +51,33 @@ def infer(model: onnx.ModelProto) -> dict[str, Known]:
         if math.prod(tensor.dims) <= _SMALL:
             graph.initializer.append(tensor)
         else:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    found = {tensor.name: Known(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        found.setdefault(value.name, known_of(value))
-    return found
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return light
+
+
+def _inferred(light: onnx.ModelProto) -> dict[str, Known]:
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    return {value.name: known_of(value) for value in (*graph.input, *graph.output, *graph.value_info)}
+
+
+def _pooled(node: onnx.NodeProto, x: Known) -> tuple[int | str | None, ...] | None:
+    """The output's dims of a pool with ``ceil_mode``: a window that would begin beyond the picture is left out."""
+    attrs = attributes(node)
+    if not attrs.get("ceil_mode", 0) or attrs.get("auto_pad", "NOTSET") != "NOTSET" or x.dims is None:
+        return None
+    kernel = attrs["kernel_shape"]
+    axes = len(kernel)
+    strides, dilations = attrs.get("strides") or [1] * axes, attrs.get("dilations") or [1] * axes
+    pads = attrs.get("pads") or [0] * 2 * axes
+    dims: list[int | str | None] = list(x.dims[:2])
+    for axis, size in enumerate(x.dims[2:]):
+        if not isinstance(size, int):
+            dims.append(None)
+            continue
+        reach = dilations[axis] * (kernel[axis] - 1) + 1
+        count = -(-(size + pads[axis] + pads[axis + axes] - reach) // strides[axis]) + 1
+        dims.append(count - ((count - 1) * strides[axis] >= size + pads[axis]))
+    return tuple(dims)
 
 
 def known_of(value: onnx.ValueInfoProto) -> Known:

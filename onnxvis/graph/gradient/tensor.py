@@ -96,7 +96,7 @@ class Tape:
         """The second output of a MaxPool: where each maximum was. Amended nodes are listed in ``positions``."""
         first = node.output[0]
         if len(node.output) > 1 and node.output[1]:
-            return node.output[1]
+            return str(node.output[1])
         if first not in self.positions:
             name = self.fresh("positions") if self.amend else self.repeat(node, 2)[1].name
             self.positions[first] = name

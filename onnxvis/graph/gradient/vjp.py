@@ -21,7 +21,7 @@ from onnxvis.graph.gradient.table import ALTERNATIVES, RULES, STEPS, Call
 from onnxvis.graph.gradient.tensor import FLOATS, Known, Tape, Tensor
 from onnxvis.graph.index import GraphIndex
 
-__all__ = ["OLDEST", "backward", "build_vjp", "call_of", "check_forms", "opset_of", "tape_for"]
+__all__ = ["OLDEST", "backward", "build_vjp", "call_of", "check_forms", "missing_rules", "opset_of", "tape_for"]
 
 OLDEST = 13
 """First operator set in which the axes of ReduceSum are an input, as the rules write them."""
@@ -86,6 +86,16 @@ def _active(tape: Tape, index: GraphIndex, nodes: Sequence[onnx.NodeProto], wrt:
         if any(name in found for name in index.reads(node)):
             found.update(name for name in node.output if name and _passes(tape, node, name, found))
     return found
+
+
+def missing_rules(model: onnx.ModelProto) -> list[str]:
+    """Operators between the graph's inputs and outputs that have no rule, though a gradient would pass them."""
+    index = GraphIndex(model)
+    tape = tape_for(model)
+    nodes = index.between((), index.outputs)
+    active = _active(tape, index, nodes, index.inputs)
+    crossed = [n for n in nodes if any(t in active for t in n.output) and any(t in active for t in index.reads(n))]
+    return sorted({n.op_type for n in crossed if n.domain not in ("", "ai.onnx") or n.op_type not in RULES})
 
 
 def backward(

@@ -5,7 +5,9 @@ Deep CNN Explanations", SIGMOD 2019. :mod:`~.geometry` says what a window change
 canonical graph), :mod:`~.plan` chooses where to cut, :mod:`~.run` runs unmodified pieces of the deployed graph.
 """
 
-from onnxvis.runtime.incremental.build import Refusal, build
+from onnxvis.runtime.incremental.build import Graphs, Refusal, build
+from onnxvis.runtime.incremental.cost import node_costs
+from onnxvis.runtime.incremental.plan import Weights
 from onnxvis.runtime.incremental.run import Incremental
 
-__all__ = ["Incremental", "Refusal", "build"]
+__all__ = ["Graphs", "Incremental", "Refusal", "Weights", "build", "node_costs"]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxvis.errors import OnnxvisError
+from onnxvis.errors import ModelError, OnnxvisError
 from onnxvis.graph.canonical import Canonical
 from onnxvis.graph.cut import cut
 from onnxvis.graph.index import GraphIndex, Shapes
@@ -20,10 +20,11 @@ from onnxvis.runtime.incremental.geometry import Geometry, trace
 from onnxvis.runtime.incremental.plan import Plan, Planner, Weights
 from onnxvis.runtime.incremental.run import Incremental, Piece
 
-__all__ = ["Graphs", "Refusal", "build"]
+__all__ = ["Graphs", "Refusal", "Workshop", "build", "cut_tensors"]
 
 TOLERANCE = 1e-4
 _WORTH = 0.95
+_SHAPES = ("Shape", "Size")
 _ACTIVATIONS = ("Relu", "Clip", "BatchNormalization", "LeakyRelu", "PRelu", "Elu", "Identity", "Dropout")
 
 
@@ -73,13 +74,13 @@ def build(
     """
     index = GraphIndex(graphs.canonical.model, graphs.shapes)
     geometry = trace(index, graphs.image, graphs.layout)
-    cuts = _cut_tensors(graphs, index, geometry)
+    cuts = cut_tensors(graphs, index, geometry)
     if isinstance(cuts, Refusal):
         return cuts
     rows = np.array(sorted({(w.y0, w.y1 - 1) for w in windows}), np.int64)
     cols = np.array(sorted({(w.x0, w.x1 - 1) for w in windows}), np.int64)
     planner = Planner(geometry, node_costs(index, graphs.image, graphs.logits), cuts, rows, cols)
-    workshop = _Workshop(graphs, geometry, batch_size)
+    workshop = Workshop(graphs, geometry, batch_size)
     last, why = len(cuts), ""
     while True:
         plan = planner.plan(weights, last)
@@ -102,9 +103,9 @@ def _nothing_to_gain(geometry: Geometry, cuts: Sequence[str], plan: Plan) -> str
     return f"a window changes most of every activation, so there is too little to save{gain}{where}"
 
 
-def _cut_tensors(graphs: Graphs, index: GraphIndex, geometry: Geometry) -> tuple[str, ...] | Refusal:
+def cut_tensors(graphs: Graphs, index: GraphIndex, geometry: Geometry) -> tuple[str, ...] | Refusal:
     """Tensors to cut at, the picture first: local, in the file, and the only way through in both graphs."""
-    deployed = GraphIndex(graphs.deployed)
+    deployed = GraphIndex(graphs.deployed, graphs.shapes)  # with shapes, arithmetic on them is no way for the picture
     if graphs.logits not in deployed.tensors:
         return Refusal(f"the explained tensor {graphs.logits!r} exists only in the rewritten graph")
     separators = set(deployed.cut_tensors(graphs.image, graphs.logits))
@@ -123,19 +124,27 @@ def _cut_tensors(graphs: Graphs, index: GraphIndex, geometry: Geometry) -> tuple
 
 
 @dataclass(frozen=True)
-class _Bad:
+class BadCut:
+    """A tensor at which the deployed graph cannot be cut, and why."""
+
     tensor: str
     reason: str
 
 
-class _Workshop:
-    """Cuts pieces and tries them; pieces are kept between attempts."""
+class Workshop:
+    """Cuts pieces and tries them; pieces are kept between attempts.
+
+    Args:
+        graphs: the model.
+        geometry: of its canonical form.
+        batch_size: positions at once.
+    """
 
     def __init__(self, graphs: Graphs, geometry: Geometry, batch_size: int) -> None:
         self._graphs, self._geometry, self._batch = graphs, geometry, batch_size
         self._pieces: dict[tuple[str, str], Piece] = {}
 
-    def make(self, plan: Plan, x: np.ndarray) -> tuple[Incremental | None, _Bad]:
+    def make(self, plan: Plan, x: np.ndarray) -> tuple[Incremental | None, BadCut]:
         """A plan that has been tried, or the cut that does not work."""
         targets = (*plan.cuts[1:], self._graphs.logits)
         pieces: list[Piece] = []
@@ -143,34 +152,39 @@ class _Workshop:
         values = x
         for source, target in zip(plan.cuts, targets, strict=True):
             try:
-                pieces.append(self._piece(source, target, dtype))
+                pieces.append(self._piece(source, target, dtype, x))
                 values = pieces[-1](values)
             except OnnxvisError as error:
-                return None, _Bad(plan.cuts[1] if source == plan.cuts[0] else source, str(error))
+                return None, BadCut(plan.cuts[1] if source == plan.cuts[0] else source, str(error))
             dtype = values.dtype
         runner = Incremental(plan, self._geometry.places, tuple(pieces), self._batch)
         runner.start(x)
         for k in range(runner.segments):
             reason = _try(runner, k)
             if reason:
-                return None, _Bad(plan.cuts[k + 1], reason)
-        return runner, _Bad("", "")
+                return None, BadCut(plan.cuts[k + 1], reason)
+        return runner, BadCut("", "")
 
-    def _piece(self, source: str, target: str, dtype: np.dtype[Any]) -> Piece:
+    def _piece(self, source: str, target: str, dtype: np.dtype[Any], x: np.ndarray) -> Piece:
         if (source, target) not in self._pieces:
             graphs = self._graphs
             rank = len(self._geometry.places[source].shape)
             types = {source: (helper.np_dtype_to_tensor_dtype(dtype), [None] * rank)}
             part = cut(graphs.deployed, (source,), (target,), types)
-            names = {v.name for v in part.graph.input} - {t.name for t in part.graph.initializer}
-            others = names - {source}
-            if not others <= set(graphs.constants):
-                raise OnnxvisError(f"the part up to {target!r} also reads {sorted(others)[0]!r}")
+            names = {v.name for v in part.graph.input} - {t.name for t in part.graph.initializer} - {source}
+            blank = None
+            if graphs.image in names:
+                names.remove(graphs.image)
+                blank = (graphs.image, np.zeros((self._batch, *x.shape[1:]), x.dtype))
+                if any(n.op_type not in _SHAPES and graphs.image in n.input for n in part.graph.node):
+                    raise ModelError(f"the part up to {target!r} also reads the picture")
+            if not names <= set(graphs.constants):
+                raise ModelError(f"the part up to {target!r} also reads {min(names)!r}")
             for value in (*part.graph.output, *part.graph.value_info):
                 if value.type.HasField("tensor_type"):
                     value.type.tensor_type.ClearField("shape")
-            feeds = {n: graphs.constants[n] for n in others}
-            self._pieces[source, target] = Piece(source, target, graphs.open(part), feeds)
+            feeds = {n: graphs.constants[n] for n in names}
+            self._pieces[source, target] = Piece(source, target, graphs.open(part), feeds, blank)
         return self._pieces[source, target]
 
 

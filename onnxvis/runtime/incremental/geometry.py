@@ -24,10 +24,10 @@ from onnx import helper, numpy_helper
 from onnxvis.graph.index import GraphIndex
 from onnxvis.graph.receptive import ReceptiveField, receptive_fields
 
-__all__ = ["Geometry", "LocalNode", "Place", "Reach", "changed", "trace"]
+__all__ = ["Geometry", "LocalNode", "Place", "Reach", "changed", "needed", "trace"]
 
 _SMALL = 4096
-_LETTERS = "CDEFG"
+_LETTERS = "CDEFGIJ"
 _OUTSIDE = np.int64(np.iinfo(np.int64).max // 4)
 
 
@@ -240,17 +240,14 @@ def _one_node(
     constants: Mapping[str, np.ndarray],
 ) -> list[tuple[ReceptiveField, ReceptiveField] | str]:
     rest = iter(_LETTERS)
-    letters = "".join(
-        {place.axes[0]: "H", place.axes[1]: "W"}.get(a) or ("N" if a == 0 else next(rest)) for a in range(len(place.shape))
-    )
+    known = {0: "N", place.axes[0]: "H", place.axes[1]: "W"}
+    letters = "".join(known[a] if a in known else next(rest) for a in range(len(place.shape)))
     inputs = [
         helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, shapes[t])
         for t in dict.fromkeys(index.reads(node))
         if t not in constants
     ]
-    graph = helper.make_graph(
-        [node], "one", inputs, [], [numpy_helper.from_array(v, t) for t, v in constants.items()]
-    )
+    graph = helper.make_graph([node], "one", inputs, [], [numpy_helper.from_array(v, t) for t, v in constants.items()])
     model = helper.make_model(graph, opset_imports=index.model.opset_import)
     model.functions.extend(index.model.functions)
     fields = receptive_fields(model, shapes, source, letters)

@@ -11,6 +11,7 @@ found by dynamic programming over the tensors that separate the picture from the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -198,11 +199,9 @@ class Planner:
         return float(self._work[self._at[i] + 1 :].sum()) + weights.per_call + weights.per_value * 0.5 * values
 
     def _finished(self, path: Sequence[int], weights: Weights) -> Plan:
-        pairs = list(zip(path[:-1], path[1:], strict=True))
+        pairs = list(itertools.pairwise(path))
         classes = [self._classes(side, pairs) for side in (0, 1)]
-        sides = tuple(
-            tuple(self._axis_plan(side, i, j, classes[side]) for i, j in pairs) for side in (0, 1)
-        )
+        sides = tuple(tuple(self._axis_plan(side, i, j, classes[side]) for i, j in pairs) for side in (0, 1))
         at = self._at[path[-1]]
         operations = float(self._operations[at + 1 :].sum())
         work = self._tail(path[-1], weights)

@@ -29,12 +29,15 @@ class Piece:
         target: the tensor that comes out.
         session: that runs it.
         feeds: the model's other inputs, where this part reads them.
+        blank: name and any value of the image input, a row for each position, where this part asks for its shape (for
+            the number of pictures, as some exporters write a flattening); None where it does not.
     """
 
     source: str
     target: str
     session: Any
     feeds: Mapping[str, np.ndarray]
+    blank: tuple[str, np.ndarray] | None = None
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Run it.
@@ -43,7 +46,10 @@ class Piece:
             ModelError: the part cannot run on values of this shape.
         """
         try:
-            found = self.session.run([self.target], {**self.feeds, self.source: values})[0]
+            feeds = {**self.feeds, self.source: values}
+            if self.blank is not None:
+                feeds[self.blank[0]] = self.blank[1][: len(values)]
+            found = self.session.run([self.target], feeds)[0]
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             first = " ".join(str(error).split())[:300]
             raise ModelError(f"the part from {self.source!r} to {self.target!r} fails: {first}") from error

@@ -1,0 +1,5 @@
+"""``python -m onnxvis``."""
+
+from onnxvis.cli import main
+
+raise SystemExit(main())

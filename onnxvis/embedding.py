@@ -1,0 +1,224 @@
+"""The deployed model with its explanation inside: one more output, for any ONNX runtime.
+
+    image ----------> the file's own nodes ----------> its outputs, the same bits
+    class_index ----> gradient nodes and map --------> explanation, explained_class
+
+``class_index`` (int64, one for each picture, or one for all) may be left out: its default -1 asks for the largest
+logit, so a program that knows nothing of it runs on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxvis._version import __version__
+from onnxvis.errors import ConversionError, ModelError, OutputError, UsageError, did_you_mean
+from onnxvis.explaining import request
+from onnxvis.graph.gradient import tape_for
+from onnxvis.graph.gradient.attach import Attached, attach
+from onnxvis.graph.gradient.maps import AT_INPUT, AT_LAYER, Places, enlarged, input_map, layer_map, seed_of_class
+from onnxvis.graph.gradient.tensor import Tensor
+from onnxvis.graph.index import GraphIndex
+from onnxvis.methods import LayerChoice
+from onnxvis.model import Model
+from onnxvis.modelfile import with_weights
+from onnxvis.runtime.providers import Provider
+from onnxvis.runtime.session import Sessions
+
+__all__ = ["CLASS_INDEX", "EXPLAINED_CLASS", "EXPLANATION", "METADATA_KEY", "Embedded", "embed", "embeddable_methods"]
+
+CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS = "class_index", "explanation", "explained_class"
+METADATA_KEY = "onnxvis.embedded"
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A model that explains itself.
+
+    Attributes:
+        proto: the model.
+        record: what was added, as it stands in the file's metadata under ``onnxvis.embedded``.
+        notes: what is to be said about it, one sentence each.
+    """
+
+    proto: onnx.ModelProto
+    record: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file; an existing one is replaced only when the new one is complete.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(self.proto.SerializeToString())
+            partial.replace(target)
+        except (OSError, ValueError) as error:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {target}: {error}.") from error
+        return target
+
+
+def embeddable_methods() -> tuple[str, ...]:
+    """Names of the methods that can be put into a file."""
+    return (*AT_LAYER, *AT_INPUT)
+
+
+def embed(model: Model, method: str = "grad-cam", *, layer: str | None = None, upsample: bool = False) -> Embedded:
+    """Put an explanation into the deployed model.
+
+    The result has every input and output of the file, and
+
+    * input ``class_index``, int64 ``(N,)`` or ``(1,)``, which may be left out: the class to explain, -1 for the
+      largest logit. An index that no class has makes the run fail.
+    * output ``explanation``, float32: the raw signed map, ``(N, h, w)`` at the layer's own size or, up-sampled, at
+      the picture's; for methods at the picture its gradient, of the picture's shape.
+    * output ``explained_class``, int64 ``(N,)``.
+
+    The file's own nodes are not changed; that its outputs keep their bits is checked by running both on noise.
+
+    Args:
+        model: an opened model whose logits are one score for each class.
+        method: one of :func:`embeddable_methods`.
+        layer: for class activation maps; chosen by structure when left out.
+        upsample: enlarge a class activation map to the picture (bilinear, half-pixel centers).
+
+    Raises:
+        UsageError: the method cannot be embedded, or an option does not fit it.
+        ConversionError: an operator has no rule, or the outputs would not keep their bits.
+        LayerError: there is no such layer, or the method does not apply to this model.
+        ModelError: the model has no class scores, or already has tensors of these names.
+    """
+    choice = _checked(model, method, layer, upsample)
+    deployed = with_weights(model.file)
+    dialect = model.canonical.model
+    notes: list[str] = []
+    try:
+        attached = _attach(model, deployed, method, choice, upsample)
+    except ConversionError as error:
+        if not model.engine.precision == "float32":
+            raise
+        # The whole file in its canonical form: newer operator set, and nothing that only the dialect has.
+        attached = _attach(model, dialect, method, choice, upsample)
+        notes.append(f"the file was rewritten into its canonical form as a whole, because {error}")
+    proto, same = attached.model, _same_bits(model, deployed, attached.model)
+    if same is not None:
+        what = f" ({notes[0]})" if notes else ""
+        raise ConversionError(
+            f"the outputs of the model would not keep their bits: {same}{what}. Nothing is embedded; use "
+            "`onnxvis explain`, or embed a float32 model exported with operator set 17 or newer."
+        )
+    notes.append(f"{attached.added} nodes added; the file's outputs keep their bits (checked on noise)")
+    if attached.recomputed:
+        notes.append(f"{attached.recomputed} of them compute again what the file holds in another form")
+    record = _record(model, method, choice, upsample, attached)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(record, ensure_ascii=False)
+    return Embedded(proto, record, tuple(notes))
+
+
+def _checked(model: Model, method: str, layer: str | None, upsample: bool) -> LayerChoice | None:
+    if method not in embeddable_methods():
+        hint = did_you_mean(method, embeddable_methods())
+        raise UsageError(
+            f"method {method!r} cannot be put into a file; these can: {', '.join(embeddable_methods())}.{hint}"
+        )
+    if upsample and method in AT_INPUT:
+        raise UsageError(f"{method} is already as large as the picture; leave the up-sampling out.")
+    logits = model.logits
+    shape = model.shapes[logits.tensor]
+    if logits.kind != "classifier" or int(np.prod(shape)) != shape[logits.class_axis] * shape[0]:
+        raise ModelError(
+            f"the logits {logits.tensor!r} have shape {shape}: a class index needs one score for each class. Dense "
+            "outputs and detectors are explained by `onnxvis explain`."
+        )
+    taken = {v.name for v in (*model.file.proto.graph.input, *model.file.proto.graph.output)}
+    taken |= {t for node in model.file.proto.graph.node for t in node.output}
+    double = [name for name in (CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS) if name in taken]
+    if double:
+        raise ModelError(f"the model already has a tensor {double[0]!r}; it may explain itself already.")
+    if method in AT_INPUT and np.dtype(model.image_input.dtype).kind != "f":
+        raise ModelError(f"the picture enters as {model.image_input.dtype}: it has no gradient. Use grad-cam.")
+    if method in AT_INPUT and layer is not None:
+        raise UsageError(f"method {method} does not work at a layer; leave the layer out.")
+    return request(model, method, {}, layer).layer if method in AT_LAYER else None
+
+
+def _attach(model: Model, base: onnx.ModelProto, method: str, choice: LayerChoice | None, upsample: bool) -> Attached:
+    dialect, logits, image = model.canonical.model, model.logits, model.image_input.name
+    graph = base.graph
+    names = [t for node in graph.node for t in (*node.input, *node.output, node.name)]
+    names += [v.name for v in (*graph.input, *graph.initializer)]
+    tape = tape_for(dialect, (*names, CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS), amend=False)
+    index = GraphIndex(dialect)
+    classes = model.shapes[logits.tensor][logits.class_axis]
+    seed = seed_of_class(tape, logits.tensor, CLASS_INDEX, classes)
+    dims: Sequence[str | int]
+    if choice is None:
+        found: Tensor = input_map(tape, index, method, logits.tensor, image, seed)
+        dims = [f"{EXPLANATION}_{axis}" for axis in range(len(model.image_input.shape))]
+    else:
+        places = Places(choice.channel_axis, choice.spatial_axes)
+        found = layer_map(tape, index, method, logits.tensor, choice.tensor, seed, places)
+        if upsample:
+            rows = len(model.image_input.shape) - (2 if model.layout == "NCHW" else 3)
+            found = enlarged(tape, found, image, rows)
+        dims = [f"{EXPLANATION}_{axis}" for axis in range(3)]
+    outputs: dict[str, tuple[Tensor, Sequence[str | int]]] = {
+        EXPLANATION: (found, dims),
+        EXPLAINED_CLASS: (seed.index, [f"{EXPLAINED_CLASS}_count"]),
+    }
+    default = numpy_helper.from_array(np.array([-1], np.int64), CLASS_INDEX)
+    return attach(base, dialect, tape, outputs, {CLASS_INDEX: default})
+
+
+def _same_bits(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto) -> str | None:
+    """Why the outputs differ, ``None`` where they are the same bits; both run on the CPU on noise."""
+    if edited.ByteSize() > _LARGEST:
+        return "the file would be larger than 2 GB"
+    spec = model.image_input
+    noise = np.random.default_rng(0).standard_normal(model.example_shape())
+    dtype = np.dtype(spec.dtype)
+    x = (np.clip(noise * 50 + 128, 0, 127) if dtype.kind in "ui" else noise).astype(dtype)
+    provider = Provider("CPUExecutionProvider", "to compare")
+    feeds = {**model.engine.constants, spec.name: x}
+    try:
+        before = Sessions(deployed, provider).run(feeds)
+        after = Sessions(edited, provider).run(feeds)
+    except ModelError as error:
+        return str(error)
+    for name, array in before.items():
+        other = after.get(name)
+        if other is None or other.dtype != array.dtype or not np.array_equal(other, array, equal_nan=True):
+            return f"output {name!r} differs"
+    return None
+
+
+def _record(
+    model: Model, method: str, choice: LayerChoice | None, upsample: bool, attached: Attached
+) -> dict[str, Any]:
+    return {
+        "onnxvis": __version__,
+        "method": method,
+        "layer": choice.tensor if choice is not None else None,
+        "layer_reason": choice.reason if choice is not None else None,
+        "logits": model.logits.tensor,
+        "upsampled": upsample,
+        "input": CLASS_INDEX,
+        "outputs": [EXPLANATION, EXPLAINED_CLASS],
+        "nodes_added": attached.added,
+        "source_sha256": model.sha256,
+    }

@@ -1,0 +1,265 @@
+"""The drops of an occlusion map: which engine computes them, the forecast, the exactness check, the checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxvis.kernels.occlusion import Window
+from onnxvis.methods.base import Task
+from onnxvis.methods.checkpoint import Checkpoint
+from onnxvis.methods.occlusion_engine import TOLERANCE, Batch, Fast, Plain, fast_engine, relative_error
+
+__all__ = ["Drops", "Findings", "Settings"]
+
+_SAMPLE = 8
+_SAMPLE_PART = 32
+_FEW = 32
+_SHORT = 1.0
+_FASTER = 0.95
+_PATIENCE = 0.25
+
+Values = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class Findings:
+    """What is worth telling about a run.
+
+    Attributes:
+        engine: "incremental", "plain", or both where the run changed over.
+        reason: why.
+        operations: share of the operations of plain recomputation that ran.
+        forecast: seconds that the run was expected to take, from its first positions.
+        checked: positions recomputed in full, and the largest error found, relative to the largest logit.
+        notes: what else happened.
+    """
+
+    engine: str = "plain"
+    reason: str = ""
+    operations: float = 1.0
+    forecast: float | None = None
+    checked: tuple[int, float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the run: see :class:`onnxvis.methods.occlusion.OcclusionOptions`."""
+
+    engine: str
+    exact_check: str
+    seed: int
+
+
+class Drops:
+    """Fills a checkpoint's table with the drop of each score at each position of one picture.
+
+    Args:
+        task: the task.
+        row: which picture.
+        image: it, ``(C, H, W)``.
+        cover: from a window to what stands in it, ``(C, h, w)`` or broadcastable.
+        places: the windows.
+        values: from logits ``(n, ...)`` to drops ``(n, T)``.
+        settings: how.
+        table: receives the drops.
+        earlier: the run of the picture before, whose choice of engine and whose forecast stand.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        row: int,
+        image: np.ndarray,
+        cover: Callable[[Window], np.ndarray],
+        places: Sequence[Window],
+        values: Values,
+        settings: Settings,
+        table: Checkpoint,
+        earlier: Drops | None = None,
+    ) -> None:
+        self._task, self._row, self._places = task, row, places
+        self._cover, self._values, self._settings, self._table = cover, values, settings, table
+        self._plain = Plain(task, image, cover, places)
+        self._earlier = earlier
+        self._stage: str = earlier._stage if earlier else "occlusion"
+        self._seconds: float | None = earlier._seconds if earlier else None
+        self._exact: dict[int, np.ndarray] = {}
+        self._mine = np.zeros(0, np.int64)
+        self.findings = Findings()
+
+    def run(self) -> Findings:
+        """Compute what is not finished yet. What is finished is saved even when this is interrupted."""
+        found = self.findings
+        try:
+            fast = self._choose()
+            if fast is not None:
+                self._run_fast(fast)
+            left = np.flatnonzero(~self._table.done)
+            self._forecast_plain(len(left))
+            for positions, logits in self._plain(left):
+                self._finish(positions, logits)
+        except BaseException:
+            self._table.save()
+            raise
+        return found
+
+    # --- which engine ----------------------------------------------------------------------------
+
+    def _choose(self) -> Fast | None:
+        """The incremental engine, where it may pay; its first batches are still to show that it does."""
+        left = np.flatnonzero(~self._table.done)
+        self.findings.reason = self._refusal(left)
+        if self.findings.reason:
+            return None
+        fast = fast_engine(self._task, self._places, self._cover, self._seconds)
+        if isinstance(fast, str):
+            self.findings.reason = fast
+            return None
+        error = fast.start(self._row)
+        if not error <= TOLERANCE:
+            self.findings.reason = f"the parts of the graph together give other logits (relative error {error:.1e})"
+            return None
+        return fast
+
+    def _refusal(self, left: np.ndarray) -> str:
+        """Why nothing but whole pictures is tried; "" where the incremental way may pay."""
+        wanted, earlier = self._settings.engine, self._earlier
+        if wanted == "plain":
+            return "asked for"
+        if not len(left):
+            return "everything was finished before"
+        sampled = self._settings.exact_check == "sample" or wanted == "auto"
+        if wanted == "auto":
+            if earlier is not None and earlier.findings.engine != "incremental":
+                return earlier.findings.reason
+            if len(left) < _FEW:
+                return f"{len(left)} positions are too few to plan for"
+            if self._task.model.provider.short != "cpu":
+                return f"on {self._task.model.provider.name} small convolutions do not pay"
+        if sampled:
+            seconds = self._recompute(self._sample(left))
+            self._seconds = self._seconds or seconds
+        if wanted == "auto" and self._seconds and self._seconds * len(left) < _SHORT:
+            return f"the whole map takes {self._seconds * len(left):.2f} s"
+        return ""
+
+    def _sample(self, left: np.ndarray) -> np.ndarray:
+        count = min(len(left), _SAMPLE, max(2, len(left) // _SAMPLE_PART))
+        return np.sort(np.random.default_rng(self._settings.seed).choice(left, count, replace=False))
+
+    def _recompute(self, sample: np.ndarray) -> float:
+        """Keep the exact logits of some positions; returns the seconds of one, the first ones being for warming up."""
+        half = max(1, len(sample) // 2)
+        self._exact = self._logits(sample[:half])
+        began = time.perf_counter()
+        self._exact |= self._logits(sample[half:])
+        return (time.perf_counter() - began) / max(1, len(sample) - half)
+
+    def _logits(self, positions: np.ndarray) -> dict[int, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        for some, logits in self._plain(positions):
+            found |= {int(p): one.copy() for p, one in zip(some, logits, strict=True)}
+        return found
+
+    # --- incremental -----------------------------------------------------------------------------
+
+    def _run_fast(self, fast: Fast) -> None:
+        found = self.findings
+        batches = fast.batches(~self._table.done)
+        probes = [b for b in batches if any(int(p) in self._exact for p in b.positions)] or batches[:2]
+        rest = [b for b in batches if not any(b is p for p in probes)]
+        found.engine, found.operations = "incremental", fast.operations
+        parts = "1 part" if fast.runner.segments == 1 else f"{fast.runner.segments} parts"
+        found.reason = f"crops through {parts} of the graph, {fast.operations:.0%} of the operations"
+        timed = [_timed(fast, batch) for batch in probes]
+        each = sum(seconds for seconds, _ in timed) / sum(len(b.positions) for b in probes)
+        kept = [(batch.positions, logits) for batch, (_, logits) in zip(probes, timed, strict=True)]
+        check = self._settings.exact_check
+        if check != "none" and not all(self._agrees(*one, every=check == "all") for one in kept):
+            return
+        for positions, logits in kept:
+            self._finish(positions, logits)
+        plain = self._seconds if self._settings.engine == "auto" else None
+        if plain is not None and each > _FASTER * plain:
+            self._to_plain(f"crops took {each * 1e3:.1f} ms each, whole pictures {plain * 1e3:.1f} ms")
+            return
+        self._forecast(fast, each)
+        self._run_rest(fast, rest, plain)
+
+    def _run_rest(self, fast: Fast, batches: Sequence[Batch], plain: float | None) -> None:
+        total = sum(len(b.positions) for b in batches)
+        spent, count = 0.0, 0
+        for batch in batches:
+            seconds, logits = _timed(fast, batch)
+            spent, count = spent + seconds, count + len(batch.positions)
+            if self._settings.exact_check == "all" and not self._agrees(batch.positions, logits, every=True):
+                return
+            self._finish(batch.positions, logits)
+            if plain is not None and count >= _PATIENCE * total and spent > plain * count:
+                self._to_plain(f"crops turned out slower ({spent / count * 1e3:.1f} ms each) than whole pictures")
+                return
+
+    def _agrees(self, positions: np.ndarray, logits: np.ndarray, every: bool) -> bool:
+        """Hold a batch against exact logits; on a difference all that came from crops is thrown away."""
+        exact = self._logits(positions) if every else self._exact
+        pairs = [(one, exact[int(p)]) for p, one in zip(positions, logits, strict=True) if int(p) in exact]
+        errors = [relative_error(one, whole) for one, whole in pairs]
+        count, before = self.findings.checked or (0, 0.0)
+        worst = max([before, *errors])
+        self.findings.checked = (count + len(errors), worst)
+        if worst <= TOLERANCE:
+            return True
+        self._table.forget(self._mine)
+        self._mine = np.zeros(0, np.int64)
+        self._to_plain(f"positions recomputed in full differed by {worst:.1e} of the largest logit")
+        return False
+
+    def _to_plain(self, reason: str) -> None:
+        found = self.findings
+        found.engine = "incremental, then plain" if len(self._mine) else "plain"
+        found.operations = 1.0
+        found.reason = reason
+        found.notes.append(f"fell back to whole pictures: {reason}")
+
+    # --- progress --------------------------------------------------------------------------------
+
+    def _forecast(self, fast: Fast, each: float) -> None:
+        self.findings.forecast = each * len(self._places)
+        saved = f"{1 - fast.operations:.0%} of the operations saved"
+        self._announce(f"{saved}, about {each * len(self._places) * self._pictures:.0f} s")
+
+    def _forecast_plain(self, left: int) -> None:
+        if self.findings.engine == "plain" and self._seconds is not None:
+            self.findings.forecast = self._seconds * left
+            self._announce(f"about {self._seconds * left * self._pictures:.0f} s")
+
+    @property
+    def _pictures(self) -> int:
+        return len(self._task.x)
+
+    def _announce(self, forecast: str) -> None:
+        if self._earlier is None:
+            self._stage = f"occlusion: {len(self._places) * self._pictures} positions, {forecast}"
+            self._report()
+
+    def _finish(self, positions: np.ndarray, logits: np.ndarray) -> None:
+        self._table.add(positions, self._values(logits))
+        self._mine = np.concatenate([self._mine, positions])
+        self._report()
+
+    def _report(self) -> None:
+        total = len(self._places)
+        done = self._row * total + int(self._table.done.sum())
+        self._task.progress(self._stage, done, total * self._pictures)
+
+
+def _timed(fast: Fast, batch: Batch) -> tuple[float, np.ndarray]:
+    began = time.perf_counter()
+    logits: Any = fast(batch)
+    return time.perf_counter() - began, logits
