@@ -7,7 +7,7 @@
 PYTHON ?= python3
 ORT ?= cpu
 VENV ?= .venv$(if $(filter-out cpu,$(ORT)),-$(ORT))
-PYTEST_ARGS ?= -n auto --maxprocesses 4
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 DEMO_ARGS ?=
 BENCH ?= $(sort $(wildcard benchmarks/*.py))
 

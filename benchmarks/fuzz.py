@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from support.fuzz import run_cases  # noqa: E402 - after the path
+from support.fuzz import run_cases
 
 
 def main() -> int:

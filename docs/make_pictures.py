@@ -24,7 +24,7 @@ from onnxvis.render.colormap import DIVERGING, SEQUENTIAL
 
 FOLDER = Path(__file__).parent / "images"
 LARGEST = 300_000
-CELL = 225
+CELL = 216
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,15 @@ FIGURES = (
             for method, title in (("grad-cam", "Grad-CAM"), ("hires-cam", "HiResCAM"), ("layer-cam", "LayerCAM"))
         ),
     ),
+    Figure(
+        "occlusion",
+        (
+            Panel("occlusion", "Window 64, black", {"window": 64, "stride": 8, "baseline": -0.992}),
+            Panel("occlusion", "Window 32, black", {"window": 32, "stride": 8, "baseline": -0.992}),
+            Panel("occlusion", "Window 32, rim mean", {"window": 32, "stride": 8, "baseline": "local-mean"}),
+            Panel("occlusion", "Window 16, rim mean", {"window": 16, "stride": 8, "baseline": "local-mean"}),
+        ),
+    ),
     Figure("rules", (Panel("saliency"), Panel("guided-backprop"), Panel("deconvnet"))),
     Figure(
         "guided-grad-cam",
@@ -147,19 +156,24 @@ def save(image: Image.Image, path: Path) -> int:
     image.save(buffer, "PNG", optimize=True)
     if buffer.tell() > LARGEST:
         buffer = io.BytesIO()
-        image.quantize(palette=_palette(image), dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        _with_palette(image).save(buffer, "PNG", optimize=True)
     path.write_bytes(buffer.getvalue())
     return buffer.tell()
 
 
-def _palette(image: Image.Image) -> Image.Image:
-    """256 colors: those of the image, and enough of the two color scales to keep their bars smooth."""
-    scales = [colors[:: len(colors) // 40] for colors in (DIVERGING.opaque, SEQUENTIAL.opaque)]
-    own = np.array(image.quantize(170).getpalette()).reshape(-1, 3)
-    white = np.full((1, 3), 255)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(np.concatenate([white, *scales, own])[:256].astype(np.uint8).tobytes())
-    return palette
+def _with_palette(image: Image.Image) -> Image.Image:
+    """The image in 256 colors: its own, and enough of the two color scales to keep their bars smooth."""
+    scales = [colors[::10] for colors in (DIVERGING.opaque, SEQUENTIAL.opaque)]
+    photos = image.crop((0, 60, 430, image.height)).quantize(100).getpalette()
+    whole = image.quantize(103).getpalette()
+    own = np.array([*(photos or []), *(whole or [])]).reshape(-1, 3)
+    palette = np.concatenate([np.full((1, 3), 255), *scales, own])[:256].astype(np.int64)
+    colors, places = np.unique(np.asarray(image).reshape(-1, 3), axis=0, return_inverse=True)
+    # |a - b|^2 without the term of a alone, which does not change which b is nearest.
+    nearest = ((palette**2).sum(axis=1) - 2 * colors.astype(np.int64) @ palette.T).argmin(axis=1)
+    drawn = Image.fromarray(nearest[places].reshape(image.height, image.width).astype(np.uint8), "P")
+    drawn.putpalette(palette.astype(np.uint8).tobytes())
+    return drawn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,6 @@ __all__ = ["blend_map_rows", "blend_rows"]
 
 
 # The positional arguments are many because a kernel takes arrays, not objects.
-# ruff: noqa: PLR0917
 
 
 def _pick_colors(row: Any, table: Any, low: Any, factor: Any, index: Any, color: Any) -> None:

@@ -12,7 +12,6 @@ __all__ = ["interpolate_line", "upsample_rows"]
 
 
 # The positional arguments are many because a kernel takes arrays, not objects.
-# ruff: noqa: PLR0917
 
 
 def _interpolate_line(upper: Any, lower: Any, t: Any, xs: Any, line: Any, out: Any) -> None:

@@ -134,11 +134,11 @@ def _forward(model: Model, sample: Prepared) -> Finding:
     return Finding("forward pass", finite, shapes, "" if finite else "an output holds NaN or infinity")
 
 
-def _logits(model: Model, sample: Prepared) -> Finding:  # noqa: ARG001
+def _logits(model: Model, sample: Prepared) -> Finding:
     return Finding("explained", None, f"{model.logits.tensor} ({model.logits.kind})", model.logits.reason)
 
 
-def _head(model: Model, sample: Prepared) -> Finding:  # noqa: ARG001
+def _head(model: Model, sample: Prepared) -> Finding:
     return Finding("head", None, f"{model.head.kind}, layer {model.head.cam_layer}", model.head.reason)
 
 

@@ -9,8 +9,9 @@ logit, so a program that knows nothing of it runs on.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from onnx import numpy_helper
 from onnxvis._version import __version__
 from onnxvis.errors import ConversionError, ModelError, OutputError, UsageError, did_you_mean
 from onnxvis.explaining import request
+from onnxvis.graph.canonical.rewrite import PINNED
 from onnxvis.graph.gradient import tape_for
 from onnxvis.graph.gradient.attach import Attached, attach
 from onnxvis.graph.gradient.maps import AT_INPUT, AT_LAYER, Places, enlarged, input_map, layer_map, seed_of_class
 from onnxvis.graph.gradient.tensor import Tensor
+from onnxvis.graph.gradient.vjp import OLDEST, check_forms, opset_of
 from onnxvis.graph.index import GraphIndex
 from onnxvis.methods import LayerChoice
 from onnxvis.model import Model
@@ -67,7 +70,8 @@ class Embedded:
             partial.write_bytes(self.proto.SerializeToString())
             partial.replace(target)
         except (OSError, ValueError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise OutputError(f"cannot write {target}: {error}.") from error
         return target
 
@@ -104,23 +108,22 @@ def embed(model: Model, method: str = "grad-cam", *, layer: str | None = None, u
     """
     choice = _checked(model, method, layer, upsample)
     deployed = with_weights(model.file)
-    dialect = model.canonical.model
+    refused: list[str] = []
     notes: list[str] = []
-    try:
-        attached = _attach(model, deployed, method, choice, upsample)
-    except ConversionError as error:
-        if not model.engine.precision == "float32":
-            raise
-        # The whole file in its canonical form: newer operator set, and nothing that only the dialect has.
-        attached = _attach(model, dialect, method, choice, upsample)
-        notes.append(f"the file was rewritten into its canonical form as a whole, because {error}")
-    proto, same = attached.model, _same_bits(model, deployed, attached.model)
-    if same is not None:
-        what = f" ({notes[0]})" if notes else ""
-        raise ConversionError(
-            f"the outputs of the model would not keep their bits: {same}{what}. Nothing is embedded; use "
-            "`onnxvis explain`, or embed a float32 model exported with operator set 17 or newer."
-        )
+    for base, remark in _bases(model, deployed):
+        try:
+            attached = _attach(model, base() if callable(base) else base, method, choice, upsample)
+        except ConversionError as error:
+            refused.append(str(error))
+            continue
+        same = _same_bits(model, deployed, attached.model)
+        if same is None:
+            notes += [f"{remark}, because {refused[0]}"] if remark else []
+            break
+        refused.append(f"the outputs of the model would not keep their bits: {same}")
+    else:
+        raise ConversionError(" Then: ".join(refused) + " Nothing is embedded; `onnxvis explain` needs no new file.")
+    proto = attached.model
     notes.append(f"{attached.added} nodes added; the file's outputs keep their bits (checked on noise)")
     if attached.recomputed:
         notes.append(f"{attached.recomputed} of them compute again what the file holds in another form")
@@ -128,6 +131,29 @@ def embed(model: Model, method: str = "grad-cam", *, layer: str | None = None, u
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(record, ensure_ascii=False)
     return Embedded(proto, record, tuple(notes))
+
+
+def _bases(
+    model: Model, deployed: onnx.ModelProto
+) -> Iterator[tuple[onnx.ModelProto | Callable[[], onnx.ModelProto], str]]:
+    """What the explanation may be attached to, the first choice first, each with what is to be said of it."""
+    yield deployed, ""
+    version = opset_of(deployed)
+    if OLDEST <= version < PINNED:
+        yield lambda: _raised(deployed), f"operator set {version} became {PINNED}, which the file's own nodes fit as is"
+    if model.engine.precision == "float32":
+        yield model.canonical.model, "the file was rewritten into its canonical form as a whole"
+
+
+def _raised(deployed: onnx.ModelProto) -> onnx.ModelProto:
+    """The file under a newer operator set, for files whose nodes are written the same way there."""
+    check_forms([node for node in deployed.graph.node if node.domain in ("", "ai.onnx")], PINNED)
+    raised = onnx.ModelProto()
+    raised.CopyFrom(deployed)
+    for entry in raised.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = PINNED
+    return raised
 
 
 def _checked(model: Model, method: str, layer: str | None, upsample: bool) -> LayerChoice | None:

@@ -21,7 +21,9 @@ def slug(text: str, longest: int = _LONGEST) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     kept = re.sub(r"[^A-Za-z0-9._-]+", "-", plain.strip()).strip("-._")
     readable = re.sub(r"[\s,]+", "-", text.strip())
-    if kept and kept == readable and len(kept) <= longest and kept.lower().split(".")[0] not in _RESERVED:
+    if kept.lower().split(".")[0] in _RESERVED:
+        kept = f"x-{kept}"
+    if kept and kept == readable and len(kept) <= longest:
         return kept
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{kept[: longest - 9].strip('-._') or 'x'}-{digest}"

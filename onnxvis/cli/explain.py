@@ -75,7 +75,7 @@ def run_job(job: Job) -> int:
     run = _Run()
     code = 0
     try:
-        with progress_bar(job.quiet or len(images) == 1 and not _slow(requests)) as progress:
+        with progress_bar(job.quiet or (len(images) == 1 and not _slow(requests))) as progress:
             for start in range(0, len(images), job.batch_size):
                 progress("pictures", start, len(images))
                 _chunk(job, images[start : start + job.batch_size], requests, run, progress)

@@ -133,7 +133,7 @@ class Task:
             yield slice(start, min(start + step, len(self.x)))
 
     def cotangents(self, rows: slice) -> list[np.ndarray]:
-        """d score / d logits for some images, as few arrays as there are scores for one image.
+        """D score / d logits for some images, as few arrays as there are scores for one image.
 
         The k-th array holds the k-th score of every image; an image with fewer scores repeats its last.
         """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from onnxvis.errors import ModelError
 from onnxvis.kernels.occlusion import Window
 from onnxvis.methods.base import Task
 from onnxvis.methods.checkpoint import Checkpoint
@@ -24,6 +24,33 @@ _FASTER = 0.95
 _PATIENCE = 0.25
 
 Values = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Seconds on the wall and of the processor.
+
+    Other programs lengthen the first, waiting threads the second: only what both say is believed.
+    """
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> _Clock:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __add__(self, other: _Clock) -> _Clock:
+        return _Clock(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: _Clock) -> _Clock:
+        return _Clock(self.wall - other.wall, self.cpu - other.cpu)
+
+    def __truediv__(self, count: int) -> _Clock:
+        return _Clock(self.wall / max(count, 1), self.cpu / max(count, 1))
+
+    def slower_than(self, other: _Clock, part: float) -> bool:
+        return self.wall > part * other.wall and self.cpu > part * other.cpu
 
 
 @dataclass
@@ -88,7 +115,7 @@ class Drops:
         self._plain = Plain(task, image, cover, places)
         self._earlier = earlier
         self._stage: str = earlier._stage if earlier else "occlusion"
-        self._seconds: float | None = earlier._seconds if earlier else None
+        self._seconds: _Clock | None = earlier._seconds if earlier else None
         self._exact: dict[int, np.ndarray] = {}
         self._mine = np.zeros(0, np.int64)
         self.findings = Findings()
@@ -99,7 +126,7 @@ class Drops:
         try:
             fast = self._choose()
             if fast is not None:
-                self._run_fast(fast)
+                self._try_fast(fast)
             left = np.flatnonzero(~self._table.done)
             self._forecast_plain(len(left))
             for positions, logits in self._plain(left):
@@ -117,7 +144,8 @@ class Drops:
         self.findings.reason = self._refusal(left)
         if self.findings.reason:
             return None
-        fast = fast_engine(self._task, self._places, self._cover, self._seconds)
+        seconds = None if self._seconds is None else self._seconds.wall
+        fast = fast_engine(self._task, self._places, self._cover, seconds)
         if isinstance(fast, str):
             self.findings.reason = fast
             return None
@@ -145,21 +173,21 @@ class Drops:
         if sampled:
             seconds = self._recompute(self._sample(left))
             self._seconds = self._seconds or seconds
-        if wanted == "auto" and self._seconds and self._seconds * len(left) < _SHORT:
-            return f"the whole map takes {self._seconds * len(left):.2f} s"
+        if wanted == "auto" and self._seconds and self._seconds.wall * len(left) < _SHORT:
+            return f"the whole map takes {self._seconds.wall * len(left):.2f} s"
         return ""
 
     def _sample(self, left: np.ndarray) -> np.ndarray:
         count = min(len(left), _SAMPLE, max(2, len(left) // _SAMPLE_PART))
         return np.sort(np.random.default_rng(self._settings.seed).choice(left, count, replace=False))
 
-    def _recompute(self, sample: np.ndarray) -> float:
-        """Keep the exact logits of some positions; returns the seconds of one, the first ones being for warming up."""
+    def _recompute(self, sample: np.ndarray) -> _Clock:
+        """Keep the exact logits of some positions; returns the time of one, the first ones being for warming up."""
         half = max(1, len(sample) // 2)
         self._exact = self._logits(sample[:half])
-        began = time.perf_counter()
+        began = _Clock.now()
         self._exact |= self._logits(sample[half:])
-        return (time.perf_counter() - began) / max(1, len(sample) - half)
+        return (_Clock.now() - began) / max(1, len(sample) - half)
 
     def _logits(self, positions: np.ndarray) -> dict[int, np.ndarray]:
         found: dict[int, np.ndarray] = {}
@@ -168,6 +196,12 @@ class Drops:
         return found
 
     # --- incremental -----------------------------------------------------------------------------
+
+    def _try_fast(self, fast: Fast) -> None:
+        try:
+            self._run_fast(fast)
+        except ModelError as error:  # what is missing runs whole, where a fault of the model itself shows again
+            self._to_plain(f"a part of the graph failed on a crop: {error}")
 
     def _run_fast(self, fast: Fast) -> None:
         found = self.findings
@@ -178,7 +212,8 @@ class Drops:
         parts = "1 part" if fast.runner.segments == 1 else f"{fast.runner.segments} parts"
         found.reason = f"crops through {parts} of the graph, {fast.operations:.0%} of the operations"
         timed = [_timed(fast, batch) for batch in probes]
-        each = sum(seconds for seconds, _ in timed) / sum(len(b.positions) for b in probes)
+        spent = _Clock(sum(t.wall for t, _ in timed), sum(t.cpu for t, _ in timed))
+        each = spent / sum(len(b.positions) for b in probes)
         kept = [(batch.positions, logits) for batch, (_, logits) in zip(probes, timed, strict=True)]
         check = self._settings.exact_check
         if check != "none" and not all(self._agrees(*one, every=check == "all") for one in kept):
@@ -186,23 +221,23 @@ class Drops:
         for positions, logits in kept:
             self._finish(positions, logits)
         plain = self._seconds if self._settings.engine == "auto" else None
-        if plain is not None and each > _FASTER * plain:
-            self._to_plain(f"crops took {each * 1e3:.1f} ms each, whole pictures {plain * 1e3:.1f} ms")
+        if plain is not None and each.slower_than(plain, _FASTER):
+            self._to_plain(f"crops took {each.wall * 1e3:.1f} ms each, whole pictures {plain.wall * 1e3:.1f} ms")
             return
-        self._forecast(fast, each)
+        self._forecast(fast, each.wall)
         self._run_rest(fast, rest, plain)
 
-    def _run_rest(self, fast: Fast, batches: Sequence[Batch], plain: float | None) -> None:
+    def _run_rest(self, fast: Fast, batches: Sequence[Batch], plain: _Clock | None) -> None:
         total = sum(len(b.positions) for b in batches)
-        spent, count = 0.0, 0
+        spent, count = _Clock(0.0, 0.0), 0
         for batch in batches:
-            seconds, logits = _timed(fast, batch)
-            spent, count = spent + seconds, count + len(batch.positions)
+            taken, logits = _timed(fast, batch)
+            spent, count = spent + taken, count + len(batch.positions)
             if self._settings.exact_check == "all" and not self._agrees(batch.positions, logits, every=True):
                 return
             self._finish(batch.positions, logits)
-            if plain is not None and count >= _PATIENCE * total and spent > plain * count:
-                self._to_plain(f"crops turned out slower ({spent / count * 1e3:.1f} ms each) than whole pictures")
+            if plain is not None and count >= _PATIENCE * total and (spent / count).slower_than(plain, 1.0):
+                self._to_plain(f"crops turned out slower ({spent.wall / count * 1e3:.1f} ms each) than whole pictures")
                 return
 
     def _agrees(self, positions: np.ndarray, logits: np.ndarray, every: bool) -> bool:
@@ -236,8 +271,8 @@ class Drops:
 
     def _forecast_plain(self, left: int) -> None:
         if self.findings.engine == "plain" and self._seconds is not None:
-            self.findings.forecast = self._seconds * left
-            self._announce(f"about {self._seconds * left * self._pictures:.0f} s")
+            self.findings.forecast = self._seconds.wall * left
+            self._announce(f"about {self._seconds.wall * left * self._pictures:.0f} s")
 
     @property
     def _pictures(self) -> int:
@@ -259,7 +294,7 @@ class Drops:
         self._task.progress(self._stage, done, total * self._pictures)
 
 
-def _timed(fast: Fast, batch: Batch) -> tuple[float, np.ndarray]:
-    began = time.perf_counter()
-    logits: Any = fast(batch)
-    return time.perf_counter() - began, logits
+def _timed(fast: Fast, batch: Batch) -> tuple[_Clock, np.ndarray]:
+    began = _Clock.now()
+    logits = fast(batch)
+    return _Clock.now() - began, logits

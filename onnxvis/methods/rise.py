@@ -49,8 +49,11 @@ class RiseOptions:
     masks: int = option(4000, "random masks, at most; each is one run of the network")
     cells: int = option(7, "places of a mask along each side, before enlarging")
     keep: float = option(0.5, "probability that a place is seen")
-    tolerance: Any = option(None, "stop when the largest standard error of the map is below this, in units of the score"
-                                  f" (not before {_LEAST} masks)")  # fmt: skip
+    tolerance: Any = option(
+        None,
+        "stop when the largest standard error of the map is below this, in units of the score, but not before "
+        f"{_LEAST} masks; left out: all masks run",
+    )
     baseline: Any = option(0.0, "what stands where nothing is seen: a number in units of the model's input, 'mean' (of "
                                 "each channel), or in Python an array")  # fmt: skip
     score: str = option("probability", "'probability' (the paper; the logit where there is none) or 'logit'")

@@ -21,7 +21,16 @@ import numpy as np
 
 from onnxvis.errors import ParityError
 
-__all__ = ["GRADIENT_TOLERANCE", "OUTPUT_TOLERANCE", "Direction", "GradientCheck", "Parity", "check_gradient", "output_error", "untied"]
+__all__ = [
+    "GRADIENT_TOLERANCE",
+    "OUTPUT_TOLERANCE",
+    "Direction",
+    "GradientCheck",
+    "Parity",
+    "check_gradient",
+    "output_error",
+    "untied",
+]
 
 OUTPUT_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 0.1

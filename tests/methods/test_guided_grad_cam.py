@@ -19,7 +19,7 @@ def test_equals_captum(name):
     p = pair(name)
     captum = GuidedGradCam(p.module, LAYERS[name](p.module))
     theirs = captum.attribute(p.tensor.requires_grad_(), target=p.classes(), interpolate_mode="bilinear")
-    assert_close(p.explain("guided-grad-cam"), theirs.detach(), 2e-6)
+    assert_close(p.explain("guided-grad-cam"), theirs.detach(), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["lite0-dynamo", "lite0-legacy"])

@@ -28,7 +28,9 @@ SLOW = (
 )
 
 
-def check(model: onnxvis.Model, x: np.ndarray, window: tuple[int, int], stride: tuple[int, int], share: int) -> Incremental:
+def check(
+    model: onnxvis.Model, x: np.ndarray, window: tuple[int, int], stride: tuple[int, int], share: int
+) -> Incremental:
     """Every ``share``-th position against full recomputation, all positions computed."""
     places = windows(x.shape[2:], window, stride)
     fill = np.random.default_rng(3).normal(0, 1, x.shape[1:]).astype(np.float32)
@@ -148,7 +150,9 @@ def test_skip_connections_are_never_crossed() -> None:
 def test_the_reach_of_a_strided_convolution_by_hand() -> None:
     # Kernel 3, stride 2, one position of padding before: unit u reads 2u - 1 ... 2u + 1 of 8 positions.
     reach = Reach(np.array([0, 1, 3, 5]), np.array([1, 3, 5, 7]))
-    np.testing.assert_array_equal(reach.forward(np.array([[0, 0], [1, 1], [4, 6], [7, 7]])), [[0, 0], [0, 1], [2, 3], [3, 3]])
+    np.testing.assert_array_equal(
+        reach.forward(np.array([[0, 0], [1, 1], [4, 6], [7, 7]])), [[0, 0], [0, 1], [2, 3], [3, 3]]
+    )
     np.testing.assert_array_equal(reach.backward(np.array([[0, 0], [1, 2]]), 8), [[0, 1], [1, 5]])
 
 

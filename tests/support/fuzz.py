@@ -183,8 +183,13 @@ def attempt(data: bytes) -> str:
     return "ok" if report.usable else "refused: no method works"
 
 
-def _too_long(number: int, frame: object) -> None:  # noqa: ARG001 - the signature is the signal module's
+def _too_long(number: int, frame: object) -> None:
     raise TimeoutError(f"more than {_SECONDS} s")
+
+
+def _say(message: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
 
 
 def worker(first: int, count: int) -> None:
@@ -196,14 +201,14 @@ def worker(first: int, count: int) -> None:
     signal.signal(signal.SIGALRM, _too_long)
     sources = bases()
     for case in range(first, first + count):
-        print(json.dumps({"start": case}), flush=True)
+        _say({"start": case})
         signal.alarm(_SECONDS)
         try:
             result = attempt(mutate(case, sources))
         except BaseException:  # noqa: BLE001 - whatever gets here is what this is looking for
             result = "defect: " + traceback.format_exc()[-1500:]
         signal.alarm(0)
-        print(json.dumps({"end": case, "result": result}), flush=True)
+        _say({"end": case, "result": result})
 
 
 def run_cases(first: int, count: int, progress: Callable[[int], None] | None = None) -> list[Outcome]:
@@ -213,7 +218,8 @@ def run_cases(first: int, count: int, progress: Callable[[int], None] | None = N
     while first < last:
         command = [sys.executable, "-m", "support.fuzz", str(first), str(last - first)]
         folder = Path(__file__).resolve().parent.parent
-        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=quiet, text=True) as child:
             assert child.stdout is not None
             running = first
             for line in child.stdout:

@@ -52,64 +52,92 @@ def _moved(size: tuple[int, int], kernel: list[int], stride: list[int], pads: li
     )
 
 
+def _pads(net: _Net, tensor: str) -> bool:
+    """Whether a tensor is padded: onnxruntime folds that into a pool, and then fails or averages other values."""
+    return any(node.op_type == "Pad" and tensor in node.output for node in net.nodes)
+
+
 def _step(draw: st.DrawFn, net: _Net, kind: str) -> None:
-    x, c = net.tensor, net.channels
+    """Add a piece of that kind, where the map is large enough for it."""
     small = min(net.size) < 7
     if kind in ("conv", "depthwise"):
-        kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
-        stride = [1, 1] if small else [draw(st.integers(1, 3)), draw(st.integers(1, 2))]
-        dilation = [1, 1] if small else [draw(st.integers(1, 2)), draw(st.integers(1, 2))]
-        pads = [draw(st.integers(0, 2)) for _ in range(4)]
-        size = _moved(net.size, kernel, stride, pads, dilation)
-        if min(size) < 2:
-            return
-        out = c if kind == "depthwise" else draw(st.integers(2, 4))
-        group = c if kind == "depthwise" else 1
-        net.conv(x, c, out, kernel, strides=stride, dilations=dilation, pads=pads, group=group)
-        net.channels, net.size = out, size
+        _convolution(draw, net, kind, small)
     elif kind in ("max", "average"):
-        kernel, stride = [draw(st.integers(2, 3))] * 2, [1, 1] if small else [draw(st.integers(1, 3))] * 2
-        pads = [draw(st.integers(0, 1)) for _ in range(4)]
-        size = _moved(net.size, kernel, stride, pads, [1, 1])
-        if min(size) < 2:
-            return
+        if not _pads(net, net.tensor):
+            _pool(draw, net, kind, small)
+    elif kind in ("pad", "same"):
+        if not small:
+            _padded(draw, net, kind)
+    elif kind in ("nearest", "linear", "transposed"):
+        if max(net.size) <= 20:
+            _larger(net, kind)
+    else:
+        _branches(net, kind, small)
+
+
+def _convolution(draw: st.DrawFn, net: _Net, kind: str, small: bool) -> None:
+    c = net.channels
+    kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
+    stride = [1, 1] if small else [draw(st.integers(1, 3)), draw(st.integers(1, 2))]
+    dilation = [1, 1] if small else [draw(st.integers(1, 2)), draw(st.integers(1, 2))]
+    pads = [draw(st.integers(0, 2)) for _ in range(4)]
+    size = _moved(net.size, kernel, stride, pads, dilation)
+    if min(size) >= 2:
+        out, group = (c, c) if kind == "depthwise" else (draw(st.integers(2, 4)), 1)
+        net.conv(net.tensor, c, out, kernel, strides=stride, dilations=dilation, pads=pads, group=group)
+        net.channels, net.size = out, size
+
+
+def _pool(draw: st.DrawFn, net: _Net, kind: str, small: bool) -> None:
+    kernel, stride = [draw(st.integers(2, 3))] * 2, [1, 1] if small else [draw(st.integers(1, 3))] * 2
+    pads = [draw(st.integers(0, 1)) for _ in range(4)]
+    size = _moved(net.size, kernel, stride, pads, [1, 1])
+    if min(size) >= 2:
         extra = {} if kind == "max" else {"count_include_pad": draw(st.integers(0, 1))}
         operator = "MaxPool" if kind == "max" else "AveragePool"
-        net.add(operator, [x], size, kernel_shape=kernel, strides=stride, pads=pads, **extra)
-    elif kind == "residual":
-        branch = net.conv(net.add("Relu", [x]), c, c, [3, 3], pads=[1] * 4)
-        net.add("Add", [x, branch])
+        net.add(operator, [net.tensor], size, kernel_shape=kernel, strides=stride, pads=pads, **extra)
+
+
+def _padded(draw: st.DrawFn, net: _Net, kind: str) -> None:
+    if kind == "same":
+        auto = draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER"]))
+        net.conv(net.tensor, net.channels, net.channels, [3, 2], strides=[2, 2], auto_pad=auto)
+        net.size = (-(-net.size[0] // 2), -(-net.size[1] // 2))
+        return
+    mode = draw(st.sampled_from(["constant", "reflect", "edge"]))
+    amounts = [draw(st.integers(0, 2)) for _ in range(4)]
+    pads = net.constant(np.array([0, 0, *amounts[:2], 0, 0, *amounts[2:]], np.int64))
+    size = (net.size[0] + amounts[0] + amounts[2], net.size[1] + amounts[1] + amounts[3])
+    net.add("Pad", [net.tensor, pads], size, mode=mode)
+
+
+def _larger(net: _Net, kind: str) -> None:
+    c, size = net.channels, (2 * net.size[0], 2 * net.size[1])
+    if kind == "transposed":
+        weight = net.constant(net.rng.normal(0, 0.4, (c, c, 3, 3)).astype(np.float32))
+        net.add("ConvTranspose", [net.tensor, weight], size, strides=[2, 2], pads=[1] * 4, output_padding=[1, 1])
+    else:
+        scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+        net.add("Resize", [net.tensor, "", scales], size, mode=kind)
+
+
+def _branches(net: _Net, kind: str, small: bool) -> None:
+    x, c = net.tensor, net.channels
+    if kind == "residual":
+        net.add("Add", [x, net.conv(net.add("Relu", [x]), c, c, [3, 3], pads=[1] * 4)])
     elif kind == "downsampled residual" and not small:
-        size = tuple((n - 1) // 2 + 1 for n in net.size)
+        size = ((net.size[0] - 1) // 2 + 1, (net.size[1] - 1) // 2 + 1)
         branch = net.conv(net.conv(x, c, c, [3, 3], pads=[1] * 4, strides=[2, 2]), c, c, [3, 3], pads=[1] * 4)
         net.add("Add", [net.conv(x, c, c, [1, 1], strides=[2, 2]), branch], size)
     elif kind == "concat":
         one, two = net.conv(x, c, 2, [1, 1]), net.conv(x, c, 2, [3, 3], pads=[2] * 4, dilations=[2, 2])
-        net.add("Concat", [one, two, net.add("AveragePool", [x], kernel_shape=[3, 3], pads=[1] * 4)], axis=1)
+        mean = net.add("AveragePool", [x], kernel_shape=[3, 3], pads=[1] * 4) if not _pads(net, x) else x
+        net.add("Concat", [one, two, mean], axis=1)
         net.channels = c + 4
-    elif kind in ("nearest", "linear") and max(net.size) <= 20:
-        scales = net.constant(np.array([1, 1, 2, 2], np.float32))
-        net.add("Resize", [x, "", scales], (2 * net.size[0], 2 * net.size[1]), mode=kind)
-    elif kind == "pad" and not small:
-        mode = draw(st.sampled_from(["constant", "reflect", "edge"]))
-        amounts = [draw(st.integers(0, 2)) for _ in range(4)]
-        pads = net.constant(np.array([0, 0, *amounts[:2], 0, 0, *amounts[2:]], np.int64))
-        size = (net.size[0] + amounts[0] + amounts[2], net.size[1] + amounts[1] + amounts[3])
-        net.add("Pad", [x, pads], size, mode=mode)
-    elif kind == "same" and not small:
-        auto = draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER"]))
-        net.conv(x, c, c, [3, 2], strides=[2, 2], auto_pad=auto)
-        net.size = (-(-net.size[0] // 2), -(-net.size[1] // 2))
-    elif kind == "transposed" and max(net.size) <= 20:
-        weight = net.rng.normal(0, 0.4, (c, c, 3, 3)).astype(np.float32)
-        size = (2 * net.size[0], 2 * net.size[1])
-        net.add("ConvTranspose", [x, net.constant(weight)], size, strides=[2, 2], pads=[1] * 4, output_padding=[1, 1])
     elif kind == "norm":
-        scale = net.constant(net.rng.uniform(0.5, 1.5, (1, c, 1, 1)).astype(np.float32))
-        net.add("Mul", [x, scale])
+        net.add("Mul", [x, net.constant(net.rng.uniform(0.5, 1.5, (1, c, 1, 1)).astype(np.float32))])
     elif kind == "gate":
-        pooled = net.add("GlobalAveragePool", [x])
-        net.add("Mul", [x, net.add("Sigmoid", [pooled])])
+        net.add("Mul", [x, net.add("Sigmoid", [net.add("GlobalAveragePool", [x])])])
 
 
 @st.composite

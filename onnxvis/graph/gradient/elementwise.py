@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxvis.graph.gradient.table import Call, Found, rule, rules_of
-from onnxvis.graph.gradient.tensor import Tensor
+from onnxvis.graph.gradient.tensor import FLOATS, Tensor
 
 __all__: list[str] = []
 
@@ -43,8 +43,8 @@ rules_of(
         "Acosh": lambda n: n.g / (n.x * n.x - 1.0).op("Sqrt"),
         "Atanh": lambda n: n.g / (1.0 - n.x * n.x),
         "Erf": lambda n: n.g * (-(n.x * n.x)).op("Exp") * (2.0 / np.pi**0.5),
-        "Cast": lambda n: n.g.cast(n.x.dtype),
-        "CastLike": lambda n: n.g.cast(n.x.dtype),
+        "Cast": lambda n: n.g.cast(n.x.dtype) if n.x.dtype in FLOATS else n.g,
+        "CastLike": lambda n: n.g.cast(n.x.dtype) if n.x.dtype in FLOATS else n.g,
     }
 )
 

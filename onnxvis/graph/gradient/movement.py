@@ -135,21 +135,25 @@ def _depth_to_space(n: Call) -> Found:
 
 @rule("SpaceToDepth")
 def _space_to_depth(n: Call) -> Found:
-    return n.g.op("DepthToSpace", blocksize=int(n.attr("blocksize")), mode="DCR")
+    return n.g.op("DepthToSpace", blocksize=int(n.attr("blocksize")), mode=n.attr("mode", "DCR"))
+
+
+def _scattered(n: Call, kept: Tensor, written: Tensor) -> Found:
+    """What is written over gets nothing; what is added to keeps all."""
+    reduction = n.attr("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise n.refuse(f"its reduction {reduction!r} is not supported")
+    return (kept if reduction == "none" else n.g, None, written)
 
 
 @rule("ScatterND")
 def _scatter_nd(n: Call) -> Found:
-    if n.attr("reduction", "none") != "none":
-        raise n.refuse("its reduction is not supported")
     indices = n.input(1)
-    return (n.g.op("ScatterND", indices, n.input(2).zeros()), None, n.g.op("GatherND", indices))
+    return _scattered(n, n.g.op("ScatterND", indices, n.input(2).zeros()), n.g.op("GatherND", indices))
 
 
 @rule("ScatterElements")
 def _scatter_elements(n: Call) -> Found:
-    if n.attr("reduction", "none") != "none":
-        raise n.refuse("its reduction is not supported")
     indices, axis = n.input(1), int(n.attr("axis", 0))
     kept = n.g.op("ScatterElements", indices, n.input(2).zeros(), axis=axis)
-    return (kept, None, n.g.op("GatherElements", indices, axis=axis))
+    return _scattered(n, kept, n.g.op("GatherElements", indices, axis=axis))

@@ -64,10 +64,10 @@ def _mean_variance_normalization(n: Call) -> Found:
 @rule("LpNormalization")
 def _lp_normalization(n: Call) -> Found:
     axes, p = [int(n.attr("axis", -1))], int(n.attr("p", 2))
-    pull = (n.g * n.y).sum(axes)
-    if p == 1:
-        return (n.g - n.x.op("Sign") * pull) / n.x.op("Abs").sum(axes)
-    return (n.g - n.y * pull) / (n.x * n.x).sum(axes).op("Sqrt")
+    length = n.x.op("Abs").sum(axes) if p == 1 else (n.x * n.x).sum(axes).op("Sqrt")
+    change = n.x.op("Sign") if p == 1 else n.y
+    some = length > 0.0  # of nothing, the direction has no derivative
+    return some.keep((n.g - change * (n.g * n.y).sum(axes)) / some.where(length, 1.0))
 
 
 @rule("LRN")

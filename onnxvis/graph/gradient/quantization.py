@@ -44,10 +44,22 @@ def _quantize(n: Call) -> Found:
     kind = n.input(2).dtype if n.has(2) else int(n.attr("output_dtype", 0)) or int(TensorProto.UINT8)
     if kind not in _LIMITS:
         raise n.refuse(f"quantization to {TensorProto.DataType.Name(kind)} is not supported")
-    low, high = _LIMITS[kind]
-    scale = _along(n, n.input(1))
+    zero = _along(n, n.input(2)) if n.has(2) else None
+    return _straight(n, _along(n, n.input(1)), zero, _LIMITS[kind])
+
+
+@rule("DynamicQuantizeLinear")
+def _dynamic_quantize(n: Call) -> Found:
+    """Scale and zero point count as constants of this picture: they cancel in the value that is read."""
+    _, scale, zero = n.outputs
+    if scale is None or zero is None:
+        raise n.refuse("its scale or zero point has no name")
+    return _straight(n, scale, zero, _LIMITS[TensorProto.UINT8])
+
+
+def _straight(n: Call, scale: Tensor, zero: Tensor | None, limits: tuple[int, int]) -> Tensor:
     steps = (n.x / scale).op("Round")
-    if n.has(2):
-        steps = steps + _along(n, n.input(2)).cast(n.x.dtype)
-    saturated = (steps < float(low)).op("Or", steps > float(high))
+    if zero is not None:
+        steps = steps + zero.cast(n.x.dtype)
+    saturated = (steps < float(limits[0])).op("Or", steps > float(limits[1]))
     return saturated.op("Not").keep(n.g / scale)

@@ -45,7 +45,7 @@ def _light(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.name = model.graph.name or "graph"
     graph.node.extend(model.graph.node)
     weights = {tensor.name for tensor in model.graph.initializer}
-    graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    graph.input.extend(_with_symbols(value) for value in model.graph.input if value.name not in weights)
     graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _SMALL:
@@ -53,6 +53,16 @@ def _light(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return light
+
+
+def _with_symbols(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """The input with a symbol of its own for each free axis: files name height and width alike that differ."""
+    own = onnx.ValueInfoProto()
+    own.CopyFrom(value)
+    for axis, dim in enumerate(own.type.tensor_type.shape.dim):
+        if dim.dim_value <= 0:
+            dim.dim_param = f"{value.name}/{axis}"
+    return own
 
 
 def _inferred(light: onnx.ModelProto) -> dict[str, Known]:

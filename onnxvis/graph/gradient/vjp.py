@@ -72,6 +72,8 @@ def _passes(tape: Tape, node: onnx.NodeProto, name: str, active: set[str]) -> bo
     if node.op_type in STEPS:
         return False
     kind = tape.known[name].dtype if name in tape.known else 0
+    if node.op_type == "DynamicQuantizeLinear":
+        return bool(name == node.output[0])  # its scale and zero point are held fixed
     if kind == 0 or kind in FLOATS or node.op_type == "QuantizeLinear":
         return True
     # Whole numbers between a quantizer and its dequantizer carry the gradient; all others carry none.

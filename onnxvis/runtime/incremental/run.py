@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxvis.errors import ModelError
 from onnxvis.runtime.incremental.geometry import Place
-from onnxvis.runtime.incremental.plan import Group, Plan
+from onnxvis.runtime.incremental.plan import AxisPlan, Group, Plan
 
 __all__ = ["Cover", "Incremental", "Piece"]
 
@@ -18,6 +18,12 @@ Cover = Callable[[int], np.ndarray]
 """From a position's index to what stands in its window: ``(C, h, w)``, or ``(h, w, C)`` for an NHWC input."""
 
 Box = tuple[slice, ...]
+_ALL = slice(None)
+Rectangle = tuple[int, int, int, int]
+"""Rows and columns of a whole map, half-open: top, bottom, left, right."""
+
+Change = tuple[Rectangle, np.ndarray]
+"""Where one position's activations differ from the cached ones, and the values there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +62,25 @@ class Piece:
         return np.asarray(found)
 
 
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One segment along one side as plain numbers, by window: what numpy's scalars would cost is felt here."""
+
+    origin: list[int]
+    size: list[int]
+    out_origin: list[int]
+    out_size: list[int]
+    first: list[int]
+    end: list[int]
+
+    @classmethod
+    def of(cls, axis: AxisPlan) -> _Side:
+        """From the plan's arrays."""
+        spans = axis.changed
+        arrays = (axis.origin, axis.size, axis.out_origin, axis.out_size, spans[:, 0], spans[:, 1] + 1)
+        return cls(*(array.tolist() for array in arrays))
+
+
 class Incremental:
     """Logits of one picture with any of the planned windows covered.
 
@@ -69,6 +94,7 @@ class Incremental:
     def __init__(self, plan: Plan, places: Mapping[str, Place], pieces: tuple[Piece, ...], batch_size: int) -> None:
         self.plan = plan
         self._places = [places[c] for c in plan.cuts]
+        self._sides = [(_Side.of(down), _Side.of(across)) for down, across in zip(*plan.sides, strict=True)]
         self._segments, self._tail = pieces[:-1], pieces[-1]
         self._batch = batch_size
         self._base: list[np.ndarray] = []
@@ -86,52 +112,48 @@ class Incremental:
 
     def logits(self, group: Group, chosen: slice, cover: Cover) -> np.ndarray:
         """Logits of some positions of a group, at most a batch: ``(n, ...)``."""
-        rows, cols = group.rows[chosen], group.cols[chosen]
-        changes = [(self._segment_cover(position, row, col, cover)) for position, row, col in zip(
-            group.positions[chosen], rows, cols, strict=True)]  # fmt: skip
+        pairs = list(zip(group.rows[chosen].tolist(), group.cols[chosen].tolist(), strict=True))
+        rows, cols = self.plan.input_spans
+        changes: list[Change] = []
+        for position, (row, col) in zip(group.positions[chosen].tolist(), pairs, strict=True):
+            (y0, y1), (x0, x1) = rows[row].tolist(), cols[col].tolist()
+            changes.append(((y0, y1 + 1, x0, x1 + 1), cover(position)))
         for k, piece in enumerate(self._segments):
-            made = piece(self._crops(k, rows, cols, changes))
-            changes = [self._change(k, row, col, made[i]) for i, (row, col) in enumerate(zip(rows, cols, strict=True))]
+            made = piece(self._crops(k, pairs, changes))
+            changes = [self._change(k, row, col, one) for (row, col), one in zip(pairs, made, strict=True)]
         return self._finish(changes)
 
-    def _segment_cover(self, position: int, row: int, col: int, cover: Cover) -> tuple[np.ndarray, np.ndarray]:
-        spans = np.stack([self.plan.input_spans[0][row], self.plan.input_spans[1][col]])
-        return spans, cover(int(position))
-
-    def _crops(
-        self, k: int, rows: np.ndarray, cols: np.ndarray, changes: list[tuple[np.ndarray, np.ndarray]]
-    ) -> np.ndarray:
+    def _crops(self, k: int, pairs: Sequence[tuple[int, int]], changes: Sequence[Change]) -> np.ndarray:
         """The input of a segment: cached activations with the changes so far."""
         place, base = self._places[k], self._base[k][0]
-        down, across = self.plan.sides[0][k], self.plan.sides[1][k]
-        height, width = int(down.size[rows[0]]), int(across.size[cols[0]])
+        down, across = self._sides[k]
+        height, width = down.size[pairs[0][0]], across.size[pairs[0][1]]
         shape = list(base.shape)
         shape[place.axes[0] - 1], shape[place.axes[1] - 1] = height, width
-        crops = self._buffer(k, (len(rows), *shape), base.dtype)
-        for i, (row, col) in enumerate(zip(rows, cols, strict=True)):
-            top, left = int(down.origin[row]), int(across.origin[col])
-            crops[i] = base[_box(place, top, top + height, left, left + width)]
-            _paste(crops[i], place, (top, left), *changes[i])
+        crops = self._buffer(k, (len(pairs), *shape), base.dtype)
+        for crop, (row, col), change in zip(crops, pairs, changes, strict=True):
+            top, left = down.origin[row], across.origin[col]
+            crop[...] = base[_box(place, top, top + height, left, left + width)]
+            _paste(crop, place, (top, top + height, left, left + width), change)
         return crops
 
-    def _change(self, k: int, row: int, col: int, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What a segment changed: spans in the whole map, and the values there."""
-        down, across = self.plan.sides[0][k], self.plan.sides[1][k]
-        spans = np.stack([down.changed[row], across.changed[col]])
-        top, left = spans[:, 0] - (down.out_origin[row], across.out_origin[col])
-        bottom, right = spans[:, 1] - (down.out_origin[row], across.out_origin[col])
-        return spans, made[_box(self._places[k + 1], int(top), int(bottom) + 1, int(left), int(right) + 1)]
+    def _change(self, k: int, row: int, col: int, made: np.ndarray) -> Change:
+        """What a segment changed at one position."""
+        down, across = self._sides[k]
+        y, x = down.out_origin[row], across.out_origin[col]
+        area = (down.first[row], down.end[row], across.first[col], across.end[col])
+        return area, made[_box(self._places[k + 1], area[0] - y, area[1] - y, area[2] - x, area[3] - x)]
 
-    def _finish(self, changes: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def _finish(self, changes: Sequence[Change]) -> np.ndarray:
         """Paste the changes into whole maps, run the tail, restore the maps."""
         whole, place, base = self._whole, self._places[-1], self._base[-1][0]
         assert whole is not None
-        for i, (spans, values) in enumerate(changes):
-            _paste(whole[i], place, (0, 0), spans, values)
+        for one, (area, values) in zip(whole, changes, strict=False):
+            one[_box(place, *area)] = values
         logits = self._tail(whole[: len(changes)])
-        for i, (spans, _) in enumerate(changes):
-            box = _box(place, int(spans[0, 0]), int(spans[0, 1]) + 1, int(spans[1, 0]), int(spans[1, 1]) + 1)
-            whole[i][box] = base[box]
+        for one, (area, _) in zip(whole, changes, strict=False):
+            box = _box(place, *area)
+            one[box] = base[box]
         return logits
 
     def _buffer(self, k: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -147,17 +169,16 @@ class Incremental:
         Raises:
             ModelError: the segment does not run on a crop, or makes one of another size than planned.
         """
-        down, across = self.plan.sides[0][k], self.plan.sides[1][k]
-        nothing = (np.array([[0, -1], [0, -1]]), np.zeros(0, self._base[k].dtype))
-        made = self._segments[k](self._crops(k, np.array([row]), np.array([col]), [nothing]))
+        down, across = self._sides[k]
+        nothing = ((0, 0, 0, 0), np.zeros(0, self._base[k].dtype))
+        made = self._segments[k](self._crops(k, [(row, col)], [nothing]))
         place, whole = self._places[k + 1], self._base[k + 1]
         sizes = (made.shape[place.axes[0]], made.shape[place.axes[1]])
-        if sizes != (int(down.out_size[row]), int(across.out_size[col])):
+        if sizes != (down.out_size[row], across.out_size[col]):
             raise ModelError(f"a crop of {self._segments[k].source!r} makes {made.shape} of {place.shape}")
-        spans, values = self._change(k, row, col, made[0])
-        box = _box(place, int(spans[0, 0]), int(spans[0, 1]) + 1, int(spans[1, 0]), int(spans[1, 1]) + 1)
+        area, values = self._change(k, row, col, made[0])
         scale = max(float(np.abs(whole).max()), 1e-12)
-        return float(np.abs(values.astype(np.float64) - whole[0][box]).max()) / scale
+        return float(np.abs(values.astype(np.float64) - whole[0][_box(place, *area)]).max()) / scale
 
     @property
     def segments(self) -> int:
@@ -167,19 +188,16 @@ class Incremental:
 
 def _box(place: Place, top: int, bottom: int, left: int, right: int) -> Box:
     """Index of a rectangle in one picture's tensor."""
-    index = [slice(None)] * (len(place.shape) - 1)
+    index = [_ALL] * (len(place.shape) - 1)
     index[place.axes[0] - 1] = slice(top, bottom)
     index[place.axes[1] - 1] = slice(left, right)
     return tuple(index)
 
 
-def _paste(crop: np.ndarray, place: Place, origin: tuple[int, int], spans: np.ndarray, values: np.ndarray) -> None:
-    """Write ``values``, which lie at ``spans`` of the whole map, into a crop of it that begins at ``origin``."""
-    sizes = crop.shape[place.axes[0] - 1], crop.shape[place.axes[1] - 1]
-    low = [max(int(spans[s, 0]), origin[s]) for s in (0, 1)]
-    high = [min(int(spans[s, 1]) + 1, origin[s] + sizes[s]) for s in (0, 1)]
-    if low[0] >= high[0] or low[1] >= high[1]:
-        return
-    into = _box(place, low[0] - origin[0], high[0] - origin[0], low[1] - origin[1], high[1] - origin[1])
-    y, x = int(spans[0, 0]), int(spans[1, 0])
-    crop[into] = values[_box(place, low[0] - y, high[0] - y, low[1] - x, high[1] - x)]
+def _paste(crop: np.ndarray, place: Place, where: Rectangle, change: Change) -> None:
+    """Write what changed into a crop that lies at ``where`` in the whole map."""
+    (y0, y1, x0, x1), values = change
+    top, bottom, left, right = max(y0, where[0]), min(y1, where[1]), max(x0, where[2]), min(x1, where[3])
+    if top < bottom and left < right:
+        into = _box(place, top - where[0], bottom - where[0], left - where[2], right - where[2])
+        crop[into] = values[_box(place, top - y0, bottom - y0, left - x0, right - x0)]
