@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,14 @@ def embeddable_methods() -> tuple[str, ...]:
     return (*AT_LAYER, *AT_INPUT)
 
 
-def embed(model: Model, method: str = "grad-cam", *, layer: str | None = None, upsample: bool = False) -> Embedded:
+def embed(
+    model: Model,
+    method: str = "grad-cam",
+    *,
+    layer: str | None = None,
+    upsample: bool = False,
+    allow_rounding: bool = False,
+) -> Embedded:
     """Put an explanation into the deployed model.
 
     The result has every input and output of the file, and
@@ -99,6 +107,9 @@ def embed(model: Model, method: str = "grad-cam", *, layer: str | None = None, u
         method: one of :func:`embeddable_methods`.
         layer: for class activation maps; chosen by structure when left out.
         upsample: enlarge a class activation map to the picture (bilinear, half-pixel centers).
+        allow_rounding: accept outputs that differ by the rounding of the file's own precision, and say by how much.
+            onnxruntime's CPU computes float16 files in float32 and rounds where tensors are read, so that reading
+            one more can change the last digits.
 
     Raises:
         UsageError: the method cannot be embedded, or an option does not fit it.
@@ -108,23 +119,11 @@ def embed(model: Model, method: str = "grad-cam", *, layer: str | None = None, u
     """
     choice = _checked(model, method, layer, upsample)
     deployed = with_weights(model.file)
-    refused: list[str] = []
-    notes: list[str] = []
-    for base, remark in _bases(model, deployed):
-        try:
-            attached = _attach(model, base() if callable(base) else base, method, choice, upsample)
-        except ConversionError as error:
-            refused.append(str(error))
-            continue
-        same = _same_bits(model, deployed, attached.model)
-        if same is None:
-            notes += [f"{remark}, because {refused[0]}"] if remark else []
-            break
-        refused.append(f"the outputs of the model would not keep their bits: {same}")
-    else:
-        raise ConversionError(" Then: ".join(refused) + " Nothing is embedded; `onnxvis explain` needs no new file.")
+    allowed = model.engine.output_tolerance if allow_rounding else 0.0
+    attached, notes = _first_that_fits(
+        model, deployed, lambda base: _attach(model, base, method, choice, upsample), allowed
+    )
     proto = attached.model
-    notes.append(f"{attached.added} nodes added; the file's outputs keep their bits (checked on noise)")
     if attached.recomputed:
         notes.append(f"{attached.recomputed} of them compute again what the file holds in another form")
     record = _record(model, method, choice, upsample, attached)
@@ -154,6 +153,31 @@ def _raised(deployed: onnx.ModelProto) -> onnx.ModelProto:
         if entry.domain in ("", "ai.onnx"):
             entry.version = PINNED
     return raised
+
+
+def _first_that_fits(
+    model: Model, deployed: onnx.ModelProto, attached_to: Callable[[onnx.ModelProto], Attached], allowed: float
+) -> tuple[Attached, list[str]]:
+    """The first base to which the explanation can be attached without changing the outputs, with what to say of it."""
+    refused: list[str] = []
+    for base, remark in _bases(model, deployed):
+        try:
+            attached = attached_to(base() if callable(base) else base)
+        except ConversionError as error:
+            refused.append(str(error))
+            continue
+        difference, where = _difference(model, deployed, attached.model)
+        if difference <= allowed:
+            kept = "the file's outputs keep their bits (checked on noise)"
+            if difference:
+                kept = f"the file's outputs change by rounding, as allowed: {where}"
+            notes = [f"{remark}, because {refused[0]}"] if remark else []
+            return attached, [*notes, f"{attached.added} nodes added; {kept}"]
+        refused.append(f"the outputs of the model would not keep their bits: {where}")
+    advice = "Nothing is embedded; `onnxvis explain` needs no new file."
+    if model.engine.precision != "float32" and not allowed:
+        advice += " Differences of rounding can be allowed: allow_rounding=True (--allow-rounding)."
+    raise ConversionError(f"{' Then: '.join(refused)}. {advice}")
 
 
 def _checked(model: Model, method: str, layer: str | None, upsample: bool) -> LayerChoice | None:
@@ -211,10 +235,10 @@ def _attach(model: Model, base: onnx.ModelProto, method: str, choice: LayerChoic
     return attach(base, dialect, tape, outputs, {CLASS_INDEX: default})
 
 
-def _same_bits(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto) -> str | None:
-    """Why the outputs differ, ``None`` where they are the same bits; both run on the CPU on noise."""
+def _difference(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto) -> tuple[float, str]:
+    """Largest difference of the outputs relative to the largest value, and where; both run on the CPU on noise."""
     if edited.ByteSize() > _LARGEST:
-        return "the file would be larger than 2 GB"
+        return math.inf, "the file would be larger than 2 GB"
     spec = model.image_input
     noise = np.random.default_rng(0).standard_normal(model.example_shape())
     dtype = np.dtype(spec.dtype)
@@ -225,12 +249,19 @@ def _same_bits(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto)
         before = Sessions(deployed, provider).run(feeds)
         after = Sessions(edited, provider).run(feeds)
     except ModelError as error:
-        return str(error)
+        return math.inf, str(error)
+    worst, where = 0.0, ""
     for name, array in before.items():
-        other = after.get(name)
-        if other is None or other.dtype != array.dtype or not np.array_equal(other, array, equal_nan=True):
-            return f"output {name!r} differs"
-    return None
+        other = after[name]
+        if np.array_equal(other, array, equal_nan=array.dtype.kind == "f"):
+            continue
+        gap = math.inf
+        if other.shape == array.shape and other.dtype == array.dtype and array.dtype.kind == "f":
+            largest = max(float(np.abs(array).max()), 1e-12)
+            gap = float(np.abs(other.astype(np.float64) - array).max()) / largest
+        if not gap <= worst:
+            worst, where = gap, f"output {name!r} differs by {gap:.1e} of its largest value"
+    return worst, where
 
 
 def _record(

@@ -36,6 +36,7 @@ __all__ = ["Model", "TensorSpec", "load"]
 
 _DEFAULT_SIDE = 224
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+_LARGEST_INPUT = 1 << 28  # values of one image: a gigabyte in float32
 _IMAGE_RANKS = (4, 3, 2)
 
 
@@ -236,8 +237,12 @@ class Model:
         first_is_small = len(shape) >= 3 and shape[-3] in channels
         return "NHWC" if last_is_small and not first_is_small else "NCHW"
 
+    def one_image_shape(self) -> tuple[int, ...]:
+        """:meth:`example_shape` for a single image, whatever batch the file fixes."""
+        return (1, *self.example_shape()[1:])
+
     def example_shape(self) -> tuple[int, ...]:
-        """One image's input shape, with a number for every free dimension.
+        """The input shape, with a number for every free dimension; one image where the batch is free.
 
         Free height and width come from :func:`load`'s ``size``, then the preprocessing, else they are 224.
         """
@@ -399,7 +404,7 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     dims: list[int | str | None] = []
     for dim in tensor.shape.dim:
         kind = dim.WhichOneof("value")
-        known = kind == "dim_value" and dim.dim_value >= 0  # Paddle writes -1 where it means a free one
+        known = kind == "dim_value" and dim.dim_value > 0  # exporters write -1 or 0 where they mean a free one
         dims.append(dim.dim_value if known else (dim.dim_param or None))
     return TensorSpec(value.name, dtype, tuple(dims))
 
@@ -423,6 +428,12 @@ def _image_input(inputs: Sequence[TensorSpec], constants: Mapping[str, np.ndarra
         raise ModelError(
             "the model has no input that could take a picture (a tensor of 4 axes); its inputs: "
             f"{', '.join(map(str, inputs)) or 'none'}."
+        )
+    declared = math.prod(d for d in pictures[0].shape if isinstance(d, int))
+    if declared > _LARGEST_INPUT:
+        raise ModelError(
+            f"the input {pictures[0]} declares {declared:,} values or more, which no picture has. The file is damaged, "
+            "or its shape was written wrongly: export it again."
         )
     rest = [spec for spec in open_inputs if spec is not pictures[0]]
     if rest:

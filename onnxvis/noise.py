@@ -19,7 +19,7 @@ _CELL = 8
 def smooth_noise(model: Model, seed: int = 0) -> Prepared:
     """Blocks of normal noise of about unit size, or around 128 for whole-number inputs, in the model's input shape."""
     rng = np.random.default_rng(seed)
-    shape = model.example_shape()
+    shape = model.one_image_shape()
     axes = [len(shape) - 2, len(shape) - 1] if model.layout == "NCHW" else [len(shape) - 3, len(shape) - 2]
     values = rng.standard_normal([-(-n // _CELL) if i in axes else n for i, n in enumerate(shape)])
     for axis in axes:

@@ -53,3 +53,10 @@ def test_a_model_without_a_picture_is_refused() -> None:
     proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     with pytest.raises(onnxvis.ModelError, match="no input that could take a picture"):
         onnxvis.load(proto)
+
+
+@pytest.mark.parametrize("batch", [1, 4, "N"])
+def test_any_declared_batch(batch: int | str) -> None:
+    report = check(onnxvis.load(convnet(size=16, batch=batch)))
+    assert all(finding.ok is not False for finding in report.findings), report.findings
+    assert all(trial.works for trial in report.methods), [t for t in report.methods if not t.works]

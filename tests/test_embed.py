@@ -216,6 +216,25 @@ def test_outputs_that_would_lose_their_bits_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "attach", meddling)
     with pytest.raises(ConversionError, match="would not keep their bits: output 'logits' differs"):
         embed(onnxvis.load(NET.model()))
+    with pytest.raises(ConversionError, match="would not keep their bits: output 'logits' differs"):
+        embed(onnxvis.load(NET.model()), allow_rounding=True)
+
+
+def test_rounding_of_a_half_precision_network_is_refused_unless_allowed() -> None:
+    from support.formats import half as half_of
+
+    from onnxvis.demo import lite0, photo
+
+    whole = onnxvis.load(lite0("legacy"))
+    model = onnxvis.load(half_of(onnx.load(lite0("legacy"))))
+    with pytest.raises(ConversionError, match=r"differs by .* of its largest value.*--allow-rounding"):
+        embed(model)
+    embedded = embed(model, allow_rounding=True, upsample=True)
+    assert any("change by rounding" in note for note in embedded.notes)
+    x = whole.prepare(photo()).tensor
+    found = run(embedded.proto, {"image": x.astype(model.image_input.dtype)})["explanation"][0].astype(np.float64)
+    expected = onnxvis.explain(whole, photo()).attribution.astype(np.float64)
+    assert (found * expected).sum() / np.sqrt((found**2).sum() * (expected**2).sum()) > 0.999
 
 
 def test_what_exists_only_in_the_dialect_is_computed_again() -> None:

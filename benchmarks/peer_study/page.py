@@ -80,13 +80,13 @@ python benchmarks/peers.py
 REMARKS = """## Why some goals are missed
 
 - **The forward pass.** onnxruntime against eager torch is a part of every ratio, and no work of ours: it is the first
-  table. The denser the network and the larger the batch, the smaller it is.
+  table. The denser the network, the smaller it is.
 - **Saliency and guided backprop** need one forward and one backward pass through the whole network. Both sides run them
   in torch, on the same operators. On top of that onnxvis asks the deployed file for its answer, one forward pass in
-  onnxruntime, and compares the two: that check is the whole difference, and where the ratio is below 1, its price.
+  onnxruntime, and compares the two: that check is most of the difference where the ratio is below 1.
 - **Grad-CAM.** onnxvis runs the deployed file once and differentiates from the layer on; Captum too goes back no
-  further than the layer. Against it the ratio cannot pass that of the two forward passes. pytorch-grad-cam and a
-  network with long way from picture to layer pay for a backward pass through all of it. What onnxvis adds to its one
+  further than the layer. Against it the ratio cannot pass that of the two forward passes. pytorch-grad-cam goes
+  back through the whole network. What onnxvis adds to its one
   forward pass is the derivative of the head, float64 sums over the units, the enlarged map and the record of the
   result: a fixed part of a millisecond for a picture, which weighs more the smaller the network.
 - **Occlusion** recomputes only what a window changes, where its planner finds that this pays. The ratio to Captum is
@@ -94,8 +94,9 @@ REMARKS = """## Why some goals are missed
   nothing, which bounds the second factor for ResNets at this size of picture. A larger stride has fewer positions to
   spread the pass over the whole picture and the check of a few positions on.
 - **RISE** costs what its forward passes cost. DIANNA runs the same file in onnxruntime, so the engine is no advantage
-  there; it makes its masks with an interpolation for each, and holds all masked pictures in memory in double precision.
-  Its search for the share of visible places (900 more passes by default) was switched off, and so was our stopping.
+  there; it opens the file anew in each call, interpolates each mask by a general resize, and makes all masked pictures
+  before the first runs. Its search for the share of visible places (900 more passes by default) was switched off, and
+  so was our stopping.
 """
 
 

@@ -211,7 +211,9 @@ def bench(
 @app.command()
 def embed(
     model: o.ModelPath,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="The file to write.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="The file to write.", show_default=False)
+    ],
     method: Annotated[
         str,
         typer.Option(
@@ -222,6 +224,9 @@ def embed(
     ] = "grad-cam",
     layer: Annotated[str | None, typer.Option(help="Layer for class activation maps; see inspect.")] = None,
     upsample: Annotated[bool, typer.Option("--upsample", help="Enlarge the map to the size of the picture.")] = False,
+    allow_rounding: Annotated[
+        bool, typer.Option("--allow-rounding", help="float16, int8: accept outputs that differ by their rounding.")
+    ] = False,
     output: o.Output = None,
     size: o.Size = None,
 ) -> None:
@@ -235,7 +240,7 @@ def embed(
     from onnxvis.cli.embed import run_embed
 
     opened = o.open_model(model, None, None, "cpu", output, {"size": size})
-    raise typer.Exit(run_embed(opened, method, out, layer, upsample))
+    raise typer.Exit(run_embed(opened, method, out, layer, upsample, allow_rounding))
 
 
 @app.command()

@@ -14,12 +14,12 @@ from onnxvis.model import Model
 __all__ = ["run_embed"]
 
 
-def run_embed(model: Model, method: str, target: Path, layer: str | None, upsample: bool) -> int:
+def run_embed(model: Model, method: str, target: Path, layer: str | None, upsample: bool, allow_rounding: bool) -> int:
     """Write the file and say how to use it; 0 when it is written."""
     source = model.file.path
     if source is not None and target.exists() and target.resolve() == source.resolve():
         raise UsageError(f"{target} is the model itself; choose another file with --out.")
-    embedded = embed(model, method, layer=layer, upsample=upsample)
+    embedded = embed(model, method, layer=layer, upsample=upsample, allow_rounding=allow_rounding)
     path = embedded.save(target)
     _say("written", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     _say("method", method)

@@ -145,6 +145,8 @@ def _request(job: Job, name: str, everything: bool, count: int) -> Request:
             if option not in known:
                 method.parse_options(options)
         options = {k: v for k, v in options.items() if k in own}
+    if any(f.name == "checkpoint" for f in fields(method.options)):
+        options = {"checkpoint": job.out / "partial", **options}
     layer = job.layer if method.uses_layer or count == 1 else None
     return request(job.model, name, options, layer)
 

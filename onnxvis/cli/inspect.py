@@ -65,7 +65,7 @@ def _graph(model: Model) -> None:
     try:
         import numpy as np
 
-        noise = np.random.default_rng(0).random(model.example_shape())
+        noise = np.random.default_rng(0).random(model.one_image_shape())
         plan = model.engine.batch_plan(noise.astype(model.image_input.dtype))
         _line("batch", plan.kind, plan.reason)
     except OnnxvisError as error:

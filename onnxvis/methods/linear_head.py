@@ -119,7 +119,7 @@ def _probe(model: Model, layer: LayerChoice, head: LinearHead, number: int) -> f
     rng = np.random.default_rng(number)
     engine, tensor = model.engine, layer.tensor
     dtype = np.dtype(model.image_input.dtype)
-    noise = rng.standard_normal(model.example_shape())
+    noise = rng.standard_normal(model.one_image_shape())
     if dtype.kind in "ui":
         noise = np.clip(np.rint(noise * 50 + 128), np.iinfo(dtype).min, np.iinfo(dtype).max)
     image = noise.astype(dtype)

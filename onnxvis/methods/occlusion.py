@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,10 @@ from onnxvis.methods.base import Attribution, Method, Task, option
 from onnxvis.methods.baseline import baseline_color, baseline_name, make_baseline
 from onnxvis.methods.checkpoint import Checkpoint, fingerprint
 from onnxvis.methods.layout import channels_first
-from onnxvis.methods.occlusion_drops import Drops, Findings, Settings
 from onnxvis.methods.probability import probabilities, probability_note
+
+if TYPE_CHECKING:
+    from onnxvis.methods.occlusion_drops import Drops, Findings
 
 __all__ = ["METHOD", "OcclusionOptions"]
 
@@ -70,6 +72,8 @@ class OcclusionOptions:
 
 def attribute(task: Task) -> list[list[Attribution]]:
     """Occlusion maps of every score of every image, ``(H, W)`` in the input grid."""
+    from onnxvis.methods.occlusion_drops import Drops, Settings  # the runtime, which a list of methods does not need
+
     options: OcclusionOptions = task.options
     window, stride = _geometry(task.grid, options)
     places = windows(task.grid, window, stride)

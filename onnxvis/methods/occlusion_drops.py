@@ -127,8 +127,11 @@ class Drops:
             fast = self._choose()
             if fast is not None:
                 self._try_fast(fast)
-            left = np.flatnonzero(~self._table.done)
+            known = [p for p in self._exact if not self._table.done[p]]
+            left = np.setdiff1d(np.flatnonzero(~self._table.done), known)
             self._forecast_plain(len(left))
+            if known:
+                self._finish(np.array(known), np.stack([self._exact[p] for p in known]))
             for positions, logits in self._plain(left):
                 self._finish(positions, logits)
         except BaseException:

@@ -241,7 +241,7 @@ def test_wrong_logits_are_never_returned(
     honest = Incremental.logits
     monkeypatch.setattr(Incremental, "logits", lambda *call: honest(*call) * np.float32(1.001))
     found = onnxvis.explain(squeezenet, x, "occlusion", 0, engine="incremental", exact_check=check, **options)
-    np.testing.assert_array_equal(found.attribution, expected.attribution)
+    np.testing.assert_allclose(found.attribution, expected.attribution, atol=1e-5)  # a thousandth would show
     assert found.parameters["engine"] == "plain"
     assert any(note.startswith("fell back to whole pictures") for note in found.notes)
 

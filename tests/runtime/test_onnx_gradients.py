@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -181,6 +183,25 @@ def test_explaining_needs_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxvis.runtime.torch_gradients.TorchGradients.__init__", None)
     found = onnxvis.explain(onnxvis.load(NET.model()), X[:1], "grad-cam", 0)
     assert found.parity.backend == "onnx (torch is not installed)"
+
+
+_NO_TORCH = """
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+import numpy as np, onnxvis
+model = onnxvis.load(sys.argv[1])
+for method in ("grad-cam", "saliency", "guided-backprop"):
+    found = onnxvis.explain(model, np.load(sys.argv[2]), method, 3)
+    print(found.parity.backend, float(abs(found.attribution).max()) > 0)
+"""
+
+
+def test_a_process_without_torch(tmp_path: Any) -> None:
+    onnx.save(NET.model(), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", X[:1])
+    arguments = [sys.executable, "-c", _NO_TORCH, str(tmp_path / "net.onnx"), str(tmp_path / "x.npy")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["onnx (torch is not installed) True"] * 3
 
 
 def test_a_network_with_a_fixed_batch_runs_rows_one_by_one() -> None:

@@ -23,7 +23,7 @@ from onnxvis.runtime.incremental.run import Incremental, Piece
 __all__ = ["Graphs", "Refusal", "Workshop", "build", "cut_tensors"]
 
 TOLERANCE = 1e-4
-_WORTH = 0.95
+_WORTH = 0.9
 _SHAPES = ("Shape", "Size")
 _ACTIVATIONS = ("Relu", "Clip", "BatchNormalization", "LeakyRelu", "PRelu", "Elu", "Identity", "Dropout")
 
