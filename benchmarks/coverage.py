@@ -218,31 +218,44 @@ Which files work, measured by `python benchmarks/coverage.py`. {summary(rows)}
     path.write_text(text, encoding="utf-8")
 
 
+def jobs(only: list[str] | None, quick: bool) -> Iterator[Callable[[], list[Row]]]:
+    """Everything, or the networks and groups that were asked for."""
+    if not only:
+        for group in (exported, number_formats, third_party):
+            yield from group(quick)
+        return
+    groups = {"formats": number_formats, "others": third_party}
+    for name in only:
+        if name in groups:
+            yield from groups[name](quick)
+        else:
+            yield lambda name=name: exports_of(name, quick)
+
+
 def merged(path: Path, fresh: list[Row]) -> list[Row]:
-    """The saved rows with some of them replaced."""
+    """The saved rows with some of them replaced, and those that are new behind them."""
     new = {(row.name, row.form): row for row in fresh}
     old = [Row(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
-    return [new.get((row.name, row.form), row) for row in old]
+    return [new.pop((row.name, row.form), row) for row in old] + list(new.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few files only; nothing is written to docs/")
     parser.add_argument("--json", type=Path, help="also write the rows as JSON")
-    parser.add_argument("--only", nargs="+", help="these torchvision networks again; the other rows come from --json")
+    parser.add_argument("--only", nargs="+", help="these networks, 'formats' or 'others'; the other rows are --json's")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     rows: list[Row] = []
+    for job in jobs(arguments.only, arguments.quick):
+        for row in job():
+            rows.append(row)
+            print(f"{row.seconds:6.1f} s  {row.name:28} {row.form:16} {row.converted[:60]:60} "
+                  f"{row.output} {row.gradient} {row.batch} {row.head}", flush=True)  # fmt: skip
     if arguments.only:
-        rows = merged(arguments.json, [row for name in arguments.only for row in exports_of(name, quick=False)])
-    for group in () if arguments.only else (exported, number_formats, third_party):
-        for job in group(arguments.quick):
-            for row in job():
-                rows.append(row)
-                print(f"{row.seconds:6.1f} s  {row.name:28} {row.form:16} {row.converted[:60]:60} "
-                      f"{row.output} {row.gradient} {row.batch} {row.head}", flush=True)  # fmt: skip
+        rows = merged(arguments.json, rows)
     print(summary(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
