@@ -62,9 +62,7 @@ pick_colors: Any = jit(_pick_colors)
 mix: Any = jit(_mix)
 
 
-def _blend_rows(
-    picture: Any, values: Any, table: Any, low: Any, factor: Any, out: Any, start: int, stop: int
-) -> None:
+def _blend_rows(picture: Any, values: Any, table: Any, low: Any, factor: Any, out: Any, start: int, stop: int) -> None:
     index = np.empty(values.shape[1], np.int32)
     color = np.empty(values.shape[1], np.uint32)
     for y in range(start, stop):

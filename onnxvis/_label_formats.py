@@ -60,9 +60,7 @@ def names_from_data(data: Any, where: str) -> tuple[str, ...]:
             raise UsageError(f"{where} holds no labels.")
         return tuple(_one_name(item, f"entry {i}", where) for i, item in enumerate(data))
     if not isinstance(data, dict) or not data:
-        raise UsageError(
-            f"{where} is not a set of labels: it must be a list of names, or an object of index -> name."
-        )
+        raise UsageError(f"{where} is not a set of labels: it must be a list of names, or an object of index -> name.")
     if all(_is_index(key) for key in data):
         return _by_index({int(k): _one_name(v, f"class {k}", where) for k, v in data.items()}, where)
     if all(_is_index(value) for value in data.values()):
@@ -71,9 +69,7 @@ def names_from_data(data: Any, where: str) -> tuple[str, ...]:
             return _by_index(turned, where)
         raise UsageError(f"{where} gives one index to several names: each class needs its own.")
     bad = next(key for key in data if not _is_index(key))
-    raise UsageError(
-        f"{where}: the key {str(bad)[:60]!r} is not a class index, and its value is none either."
-    )
+    raise UsageError(f"{where}: the key {str(bad)[:60]!r} is not a class index, and its value is none either.")
 
 
 def names_from_literal(text: str, where: str) -> tuple[str, ...]:
@@ -88,9 +84,7 @@ def names_from_literal(text: str, where: str) -> tuple[str, ...]:
         try:
             data = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            raise UsageError(
-                f"{where} holds no readable labels ({text[:60]!r}): give a labels file instead."
-            ) from None
+            raise UsageError(f"{where} holds no readable labels ({text[:60]!r}): give a labels file instead.") from None
     return names_from_data(data, where)
 
 

@@ -203,9 +203,7 @@ class Model:
     @functools.cached_property
     def fields(self) -> Mapping[str, TensorField]:
         """Receptive field of every tensor."""
-        return receptive_fields(
-            self.canonical.model, self.shapes, self.image_input.name, self.layout, index=self.index
-        )
+        return receptive_fields(self.canonical.model, self.shapes, self.image_input.name, self.layout, index=self.index)
 
     @functools.cached_property
     def layers(self) -> list[Layer]:
@@ -228,7 +226,7 @@ class Model:
 
     @property
     def layout(self) -> str:
-        """"NCHW" or "NHWC": as the preprocessing states it, else read off the declared shape."""
+        """ "NCHW" or "NHWC": as the preprocessing states it, else read off the declared shape."""
         if self.preprocessing is not None and self.preprocessing.layout:
             return self.preprocessing.layout
         shape = self.image_input.shape

@@ -158,9 +158,7 @@ def _read_file(path: Path) -> bytes:
         raise PictureError(f"there is no picture {path}.{_near_files(path)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise PictureError(
-            f"{path} cannot be read ({reason}): check the path and its permissions."
-        ) from error
+        raise PictureError(f"{path} cannot be read ({reason}): check the path and its permissions.") from error
 
 
 def _near_files(path: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def _models_are_let_go(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Clear the caches of a finished module: networks, sessions and float64 twins are gigabytes by the end otherwise."""
+    """Clear the caches of a finished module: networks, sessions and float64 twins would be gigabytes by the end."""
     yield
     for place in (request.module, sys.modules.get("support.pairs")):
         for value in list(vars(place).values()) if place else ():

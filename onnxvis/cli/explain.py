@@ -161,9 +161,7 @@ def _chunk(job: Job, images: Sequence[str], requests: Sequence[Request], run: _R
             say_error(error)
     settings = Settings(job.batch_size, False, job.seed, job.allow_unverified, progress)
     try:
-        found = explain_prepared(
-            job.model, [p for _, p in prepared], requests, [job.targets] * len(prepared), settings
-        )
+        found = explain_prepared(job.model, [p for _, p in prepared], requests, [job.targets] * len(prepared), settings)
         finished = list(zip(prepared, found, strict=True))
     except (ParityError, ModelError) as error:
         if len(prepared) <= 1:

@@ -14,7 +14,10 @@ __all__ = ["show_method", "show_methods"]
 
 def show_methods() -> None:
     """A table of all methods."""
-    table = Table("method", "what the map means", "needs", "source", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("method", no_wrap=True)
+    for heading in ("what the map means", "needs", "source"):
+        table.add_column(heading)
     for name in method_names():
         method = get_method(name)
         needs = "gradient" if method.needs_gradient else "forward passes only"

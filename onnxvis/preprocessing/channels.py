@@ -61,15 +61,11 @@ def fit_before_resize(spec: Preprocessing, pixels: Pixels, needed: int | None, n
             f'channel_order = "bgr" means three channels, but the model takes {needed or have}: use "rgb".'
         )
     if spec.channel_order == "gray" and needed not in (1, 3, None):
-        raise PreprocessingError(
-            f'channel_order = "gray" does not fit a model of {needed} channels: use "rgb".'
-        )
+        raise PreprocessingError(f'channel_order = "gray" does not fit a model of {needed} channels: use "rgb".')
     return pixels
 
 
-def fit_channels(
-    spec: Preprocessing, values: NDArray[Any], needed: int | None, notes: list[str]
-) -> NDArray[Any]:
+def fit_channels(spec: Preprocessing, values: NDArray[Any], needed: int | None, notes: list[str]) -> NDArray[Any]:
     """Replicate gray to the model's three channels, or bring three channels into the tensor's order."""
     if needed is None:
         needed = 1 if spec.channel_order == "gray" else max(3, values.shape[2])

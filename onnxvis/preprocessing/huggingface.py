@@ -136,9 +136,7 @@ def _legacy_size(size: int, data: Mapping[str, Any], where: str) -> dict[str, in
 def _convnext(edge: Any, fraction: Any, where: str) -> dict[str, Any]:
     """ConvNext: below 384 resize to edge / crop_pct and crop the center, from 384 on stretch (its docs)."""
     if not isinstance(edge, int) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise PreprocessingError(
-            f"{where}: shortest_edge = {edge!r} with crop_pct = {fraction!r} is not understood."
-        )
+        raise PreprocessingError(f"{where}: shortest_edge = {edge!r} with crop_pct = {fraction!r} is not understood.")
     if edge >= 384:
         return {"resize": "stretch", "resize_to": edge}
     return {"resize": "shortest", "resize_to": int(edge / fraction), "crop": True, "crop_size": edge}
@@ -149,6 +147,4 @@ def _height_width(size: Any, key: str, where: str) -> Any:
         return size
     if isinstance(size, Mapping) and set(size) == {"height", "width"}:
         return (size["height"], size["width"])
-    raise PreprocessingError(
-        f"{where}: {key} = {size!r} is not understood; it must be a number or {{height, width}}."
-    )
+    raise PreprocessingError(f"{where}: {key} = {size!r} is not understood; it must be a number or {{height, width}}.")

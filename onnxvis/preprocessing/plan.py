@@ -57,9 +57,7 @@ class Placement:
     def geometry(self) -> Geometry:
         """The same as an affine relation, in (x, y) order."""
         (h0, w0), (h1, w1), (top, left) = self.picture, self.resized, self.corner
-        return Geometry(
-            (w0, h0), (self.target[1], self.target[0]), (w1 / w0, h1 / h0), (float(left), float(top))
-        )
+        return Geometry((w0, h0), (self.target[1], self.target[0]), (w1 / w0, h1 / h0), (float(left), float(top)))
 
 
 def place(spec: Preprocessing, picture: Size, declared: tuple[int | None, int | None]) -> Placement:
@@ -99,9 +97,7 @@ def _text(size: tuple[int | None, int | None] | Size) -> str:
 # --- the input grid ----------------------------------------------------------------------------
 
 
-def _target(
-    spec: Preprocessing, picture: Size, declared: tuple[int | None, int | None], notes: list[str]
-) -> Size:
+def _target(spec: Preprocessing, picture: Size, declared: tuple[int | None, int | None], notes: list[str]) -> Size:
     demanded = _demanded(spec)
     if demanded is not None:
         name, size = demanded
@@ -116,9 +112,7 @@ def _target(
     if height is not None and width is not None:
         stated = spec.size is not None and spec.source not in _PRESET_SOURCES
         if stated and spec.size is not None and _pair(spec.size) != (height, width):
-            notes.append(
-                f"size {_text(_pair(spec.size))} not used: the model's input is fixed at {_text(declared)}"
-            )
+            notes.append(f"size {_text(_pair(spec.size))} not used: the model's input is fixed at {_text(declared)}")
         return height, width
     return _dynamic(spec, picture, declared, notes)
 
@@ -132,16 +126,12 @@ def _demanded(spec: Preprocessing) -> tuple[str, Size] | None:
     return None
 
 
-def _dynamic(
-    spec: Preprocessing, picture: Size, declared: tuple[int | None, int | None], notes: list[str]
-) -> Size:
+def _dynamic(spec: Preprocessing, picture: Size, declared: tuple[int | None, int | None], notes: list[str]) -> Size:
     """An input size for a model that leaves at least one axis open."""
     if spec.size is not None:
         wanted = _pair(spec.size)
         height, width = (w if d is None else d for d, w in zip(declared, wanted, strict=True))
-        notes.append(
-            f"the model's input is {_text(declared)}: {height} x {width} from the preprocessing's size"
-        )
+        notes.append(f"the model's input is {_text(declared)}: {height} x {width} from the preprocessing's size")
         return height, width
     if spec.resize_to is not None and (spec.resize == "longest" or spec.crop):
         box = _pair(spec.resize_to)
@@ -160,16 +150,12 @@ def _own_size(picture: Size, declared: tuple[int | None, int | None], notes: lis
         factor = height / picture[0] if height is not None else (width or 1) / picture[1]
         capped = min(max(1, round(picture[0 if height is None else 1] * factor)), OWN_SIZE_CAP)
         size = (height, capped) if height is not None else (capped, width or 1)
-        notes.append(
-            f"the model's input is {_text(declared)}: {_text(size)} follows the picture's aspect ratio"
-        )
+        notes.append(f"the model's input is {_text(declared)}: {_text(size)} follows the picture's aspect ratio")
         return size
     factor = min(1.0, OWN_SIZE_CAP / max(picture))
     size = (max(1, round(picture[0] * factor)), max(1, round(picture[1] * factor)))
     cap = f", shrunk to {OWN_SIZE_CAP} at most" if factor < 1 else ""
-    notes.append(
-        f"the model's input size is dynamic and none was given: the picture's own {_text(size)}{cap}"
-    )
+    notes.append(f"the model's input size is dynamic and none was given: the picture's own {_text(size)}{cap}")
     return size
 
 

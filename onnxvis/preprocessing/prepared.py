@@ -126,14 +126,10 @@ def prepare(spec: Preprocessing, picture: Picture, input_shape: Shape, dtype: DT
     return Prepared(tensor, placement.geometry, picture, (*picture.notes, *notes), layout, spec)
 
 
-def _on_canvas(
-    spec: Preprocessing, pixels: Pixels, placement: Placement, notes: list[str]
-) -> NDArray[np.float32]:
+def _on_canvas(spec: Preprocessing, pixels: Pixels, placement: Placement, notes: list[str]) -> NDArray[np.float32]:
     """``(H, W, C) float32`` on the 0..255 scale: resized, cropped and padded."""
     if not made_whole(placement.resized):
-        notes.append(
-            f"only the visible part of the {placement.resized[1]} pixels wide resized picture was made"
-        )
+        notes.append(f"only the visible part of the {placement.resized[1]} pixels wide resized picture was made")
     window = placement.window
     small = resize_pixels(pixels, placement.resized, window, spec.interpolation)
     canvas = np.full((*placement.target, pixels.shape[2]), spec.pad_value, np.float32)

@@ -76,9 +76,7 @@ PRESETS: MappingProxyType[str, Preprocessing] = MappingProxyType(
 )
 """Name -> preprocessing."""
 
-DESCRIPTIONS: MappingProxyType[str, str] = MappingProxyType(
-    {name: text for name, (text, _) in _TABLE.items()}
-)
+DESCRIPTIONS: MappingProxyType[str, str] = MappingProxyType({name: text for name, (text, _) in _TABLE.items()})
 """Name -> one line: what it does and where its figures come from."""
 
 

@@ -116,10 +116,7 @@ def resize_pixels(
         box = (left * per_column, top * per_row, right * per_column, bottom * per_row)
         box = (box[0], box[1], min(box[2], pixels.shape[1]), min(box[3], pixels.shape[0]))
         height, width = bottom - top, right - left
-    planes = [
-        np.asarray(Image.fromarray(plane).resize((width, height), method, box=box))
-        for plane in _planes(pixels)
-    ]
+    planes = [np.asarray(Image.fromarray(plane).resize((width, height), method, box=box)) for plane in _planes(pixels)]
     whole: Any = planes[0] if planes[0].ndim == 3 else np.stack(planes, axis=-1)
     return whole if box is not None else whole[top:bottom, left:right]  # type: ignore[no-any-return]
 

@@ -45,9 +45,7 @@ def read_spec(path: str | os.PathLike[str], source: str | None = None) -> Prepro
 def _parse(file: Path) -> Any:
     try:
         if file.stat().st_size > _LARGEST_FILE:
-            raise PreprocessingError(
-                f"{file} is too large for a preprocessing ({file.stat().st_size:,} bytes)."
-            )
+            raise PreprocessingError(f"{file} is too large for a preprocessing ({file.stat().st_size:,} bytes).")
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise PreprocessingError(f"{file} is not UTF-8 text: save it as UTF-8.") from None

@@ -109,9 +109,7 @@ class Preprocessing:
                 return cls(**values, source=origin)
             from onnxvis.preprocessing.presets import preset
 
-            return dataclasses.replace(
-                preset(named), **values, source=f"{origin}, starting from preset {named!r}"
-            )
+            return dataclasses.replace(preset(named), **values, source=f"{origin}, starting from preset {named!r}")
         except PreprocessingError as error:
             raise PreprocessingError(f"{origin}: {error}") from None
 
@@ -202,8 +200,7 @@ def _refuse_unknown(values: Mapping[str, Any], names: list[str], origin: str) ->
         if key not in names:
             hint = did_you_mean(str(key), names)
             raise PreprocessingError(
-                f"{origin}: there is no field {key!r} in a preprocessing.{hint} "
-                f"The fields are {', '.join(names)}."
+                f"{origin}: there is no field {key!r} in a preprocessing.{hint} The fields are {', '.join(names)}."
             )
 
 

@@ -103,14 +103,10 @@ def _check_sizes(spec: Preprocessing) -> None:
         name = "crop_size" if spec.crop_size is not None else "crop_fraction"
         raise PreprocessingError(f"{name} needs crop = true.")
     if spec.crop and spec.resize == "longest":
-        raise PreprocessingError(
-            'crop = true does not go with resize = "longest", which pads and never crops.'
-        )
+        raise PreprocessingError('crop = true does not go with resize = "longest", which pads and never crops.')
     if fraction is not None and (spec.resize_to is not None or spec.resize == "none"):
         raise PreprocessingError("crop_fraction derives the resize: leave resize_to out and do not use none.")
     if spec.resize == "none" and spec.resize_to is not None:
         raise PreprocessingError('resize_to has no meaning with resize = "none".')
     if spec.resize == "shortest" and isinstance(spec.resize_to, tuple):
-        raise PreprocessingError(
-            'resize_to must be one number with resize = "shortest" (that side\'s length).'
-        )
+        raise PreprocessingError('resize_to must be one number with resize = "shortest" (that side\'s length).')

@@ -43,9 +43,7 @@ def color_bar(
         UsageError: the length leaves no room for a bar.
     """
     if length < 4 * text_size:
-        raise UsageError(
-            f"A color bar of {text_size} px text needs at least {4 * text_size} px; got {length}."
-        )
+        raise UsageError(f"A color bar of {text_size} px text needs at least {4 * text_size} px; got {length}.")
     draw = _vertical if orientation == "vertical" else _horizontal
     return draw(scale, length, thickness, text_size, background)
 
@@ -102,9 +100,7 @@ def _vertical(
 
 def _write_upward(image: Image.Image, lines: list[str], text_size: int, left: int) -> None:
     """Text that reads from bottom to top, centered along the bar."""
-    strip = Image.new(
-        "RGB", (image.height, line_height(text_size) * len(lines) + 1), image.getpixel((left, 0))
-    )
+    strip = Image.new("RGB", (image.height, line_height(text_size) * len(lines) + 1), image.getpixel((left, 0)))
     draw = ImageDraw.Draw(strip)
     for k, line in enumerate(lines):
         draw.text(

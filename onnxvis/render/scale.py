@@ -120,9 +120,7 @@ def _top(sizes: NDArray[np.float64], percentile: float | None) -> tuple[float, l
         return max(largest, 1e-37), []
     top = float(np.percentile(sizes, percentile))
     if top == 0:
-        return max(largest, 1e-37), [
-            f"not clipped: the {_ordinal(percentile)} percentile of the absolute values is 0"
-        ]
+        return max(largest, 1e-37), [f"not clipped: the {_ordinal(percentile)} percentile of the absolute values is 0"]
     outside = float((sizes > top).mean())
     if outside == 0:
         return top, []

@@ -107,9 +107,7 @@ def test_same_size_is_the_map_itself(way):
     np.testing.assert_array_equal(upsample_bilinear(source, (6, 5)), source)
 
 
-@pytest.mark.parametrize(
-    ("shape", "size"), [((4,), (8, 8)), ((0, 4), (8, 8)), ((4, 4), (0, 8)), ((4, 4), (8, 8, 8))]
-)
+@pytest.mark.parametrize(("shape", "size"), [((4,), (8, 8)), ((0, 4), (8, 8)), ((4, 4), (0, 8)), ((4, 4), (8, 8, 8))])
 def test_refuses_what_is_no_map(shape, size):
     with pytest.raises(UsageError):
         upsample_bilinear(np.zeros(shape), size)

@@ -117,12 +117,8 @@ def test_cropped_away_is_nan_and_padding_is_dropped(spec, width, height, target)
         back = g.map_to_picture(values)
     x0, y0, x1, y1 = g.visible_box
     left, top = np.arange(width), np.arange(height)
-    seen = ((left + 1 > x0 + 1e-3) & (left < x1 - 1e-3))[None] & ((top + 1 > y0 + 1e-3) & (top < y1 - 1e-3))[
-        :, None
-    ]
-    hidden = ((left + 1 < x0 - 1e-3) | (left > x1 + 1e-3))[None] | (
-        (top + 1 < y0 - 1e-3) | (top > y1 + 1e-3)
-    )[:, None]
+    seen = ((left + 1 > x0 + 1e-3) & (left < x1 - 1e-3))[None] & ((top + 1 > y0 + 1e-3) & (top < y1 - 1e-3))[:, None]
+    hidden = ((left + 1 < x0 - 1e-3) | (left > x1 + 1e-3))[None] | ((top + 1 < y0 - 1e-3) | (top > y1 + 1e-3))[:, None]
     np.testing.assert_allclose(back[seen], 7.0, rtol=1e-5)
     assert np.isnan(back[hidden]).all()
     assert (~np.isnan(back)).any()

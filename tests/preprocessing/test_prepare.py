@@ -86,11 +86,7 @@ def test_yolo_is_a_letterbox():
     np.testing.assert_allclose(got.tensor[0, :, :16], 114 / 255, atol=1e-7)
     np.testing.assert_allclose(got.tensor[0, :, 80:], 114 / 255, atol=1e-7)
     assert got.geometry.content_box == (0, 16, 96, 80)
-    top = (
-        preset("yolo")
-        .override(pad_position="top-left")
-        .prepare(open_picture(pixels), (1, 3, 96, 96), np.float32)
-    )
+    top = preset("yolo").override(pad_position="top-left").prepare(open_picture(pixels), (1, 3, 96, 96), np.float32)
     np.testing.assert_array_equal(top.tensor[0, :, :64], got.tensor[0, :, 16:80])
 
 
@@ -118,9 +114,7 @@ def test_the_arithmetic_of_each_preset(name, expected, layout):
     shape = (1, channels, 40, 40) if layout == "NCHW" else (1, 40, 40, channels)
     got = spec.prepare(open_picture(pixels), shape, np.float32)
     values = expected(pixels.astype(np.float64))
-    np.testing.assert_allclose(
-        got.tensor[0], values.transpose(2, 0, 1) if layout == "NCHW" else values, atol=2e-5
-    )
+    np.testing.assert_allclose(got.tensor[0], values.transpose(2, 0, 1) if layout == "NCHW" else values, atol=2e-5)
     assert got.tensor.flags.c_contiguous
     assert got.layout == layout
     back = got.display()
@@ -293,9 +287,7 @@ def test_ready_arrays_are_used_as_they_are():
         np.testing.assert_array_equal(got.tensor, values[None])
         assert got.geometry == Geometry.identity((11, 9))
     low, high = values.min(), values.max()
-    np.testing.assert_allclose(
-        got.picture.pixels, (values.transpose(1, 2, 0) - low) * 255 / (high - low), atol=1e-3
-    )
+    np.testing.assert_allclose(got.picture.pixels, (values.transpose(1, 2, 0) - low) * 255 / (high - low), atol=1e-3)
     np.testing.assert_array_equal(got.display(), got.picture.rgb())
     assert any("as black" in note for note in got.notes)
     flat = Prepared.from_array(np.zeros((1, 4, 4, 1)), (None, 4, 4, 1), np.float16)

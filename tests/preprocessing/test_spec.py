@@ -120,8 +120,7 @@ def test_presets_are_described_and_named():
         "longest side to the input size, padded with 114 (center) (bilinear); RGB; / 255"
     )
     assert preset("caffe-bgr").summary() == (
-        "shortest side to the input size / 0.875 (bilinear); center crop; BGR; "
-        "minus [104.006, 116.669, 122.679]"
+        "shortest side to the input size / 0.875 (bilinear); center crop; BGR; minus [104.006, 116.669, 122.679]"
     )
     assert preset("efficientnet-lite").summary().endswith("RGB; minus 127, divided by 128")
     assert preset("none").summary().endswith("0..255 as it is")
@@ -203,9 +202,7 @@ def test_metadata_of_ultralytics():
     assert spec is not None
     assert "task detect" in spec.source
     spec = find(None, {**base, "task": "classify", "imgsz": "[224, 224]"})
-    assert spec == Preprocessing(
-        resize="shortest", crop=True, crop_fraction=1.0, size=(224, 224), scale=1 / 255
-    )
+    assert spec == Preprocessing(resize="shortest", crop=True, crop_fraction=1.0, size=(224, 224), scale=1 / 255)
     for bad in ("__import__('os')", "['a']", "(" * 5000):
         with pytest.raises(PreprocessingError, match="imgsz"):
             find(None, {**base, "imgsz": bad})
@@ -255,9 +252,7 @@ def test_hugging_face_files():
     large = resolve({**convnext, "size": {"shortest_edge": 384}}, None, {})
     assert large is not None
     assert (large.resize, large.resize_to, large.crop) == ("stretch", 384, False)
-    flipped = resolve(
-        {**CLIP, "do_flip_channel_order": True, "do_rescale": False, "do_normalize": False}, None, {}
-    )
+    flipped = resolve({**CLIP, "do_flip_channel_order": True, "do_rescale": False, "do_normalize": False}, None, {})
     assert flipped is not None
     assert (flipped.channel_order, flipped.scale, flipped.mean) == ("bgr", 1.0, (0.0,))
 

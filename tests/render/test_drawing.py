@@ -285,9 +285,7 @@ def test_a_clipped_end_is_an_arrow():
     np.testing.assert_array_equal(plain[120:], clipped[120:])
 
 
-@pytest.mark.parametrize(
-    "scale", [Scale(0.0, 3e-7, "sequential", "u" * 500), Scale(-4e38, 4e38, "diverging", "")]
-)
+@pytest.mark.parametrize("scale", [Scale(0.0, 3e-7, "sequential", "u" * 500), Scale(-4e38, 4e38, "diverging", "")])
 @pytest.mark.parametrize("orientation", ["vertical", "horizontal"])
 def test_color_bars_of_odd_scales(scale, orientation):
     bar = color_bar(scale, 240, orientation=orientation)

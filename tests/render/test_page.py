@@ -120,17 +120,11 @@ def test_pictures_and_layers_are_embedded_exactly():
     scale = Scale.for_maps([values], signed=True, units="u")
     layer = heat_layer(values, scale)
     image = Image.fromarray(np.arange(36, dtype=np.uint8).reshape(3, 4, 3))
-    page = build_page(
-        PageData("m", pictures=[PagePicture("p", image, cells=[PageCell("M", "t", layer, scale)])])
-    )
+    page = build_page(PageData("m", pictures=[PagePicture("p", image, cells=[PageCell("M", "t", layer, scale)])]))
     (embedded,) = re.findall(r'class="heat" src="data:image/png;base64,([^"]+)"', page)
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(embedded)))), np.asarray(layer)
-    )
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(embedded)))), np.asarray(layer))
     (below,) = re.findall(r"\.picture-0 \{ background-image: url\(data:image/png;base64,([^)]+)\)", page)
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(below)))), np.asarray(image)
-    )
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(below)))), np.asarray(image))
 
 
 def test_a_page_without_pictures_says_so():

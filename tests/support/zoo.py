@@ -167,9 +167,7 @@ def export(name: str, exporter: Exporter, opset: int, size: int, *, dynamic_batc
     return path
 
 
-def _write(
-    net: nn.Module, exporter: Exporter, opset: int, size: int, path: Path, *, dynamic_batch: bool
-) -> None:
+def _write(net: nn.Module, exporter: Exporter, opset: int, size: int, path: Path, *, dynamic_batch: bool) -> None:
     # Batch 2 where the axis is free: the exporter specializes a batch of one.
     example = torch.from_numpy(image(size, batch=2 if dynamic_batch else 1))
     options: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "opset_version": opset}
