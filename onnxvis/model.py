@@ -226,7 +226,7 @@ class Model:
 
     @property
     def layout(self) -> str:
-        """ "NCHW" or "NHWC": as the preprocessing states it, else read off the declared shape."""
+        """The input layout, "NCHW" or "NHWC": as the preprocessing states it, else read off the declared shape."""
         if self.preprocessing is not None and self.preprocessing.layout:
             return self.preprocessing.layout
         shape = self.image_input.shape
