@@ -10,7 +10,9 @@ file; gradients, in float64, with the original torch module; batches with pictur
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import gc
+import importlib.util
 import json
 import logging
 import sys
@@ -199,6 +201,45 @@ def summary(rows: list[Row]) -> str:
     )
 
 
+def conformance() -> str:
+    """The ONNX standard's own node cases through the converters, counted; those that do not pass, by name."""
+    location = ROOT / "tests" / "converters" / "test_conformance.py"
+    spec = importlib.util.spec_from_file_location("conformance_cases", location)
+    assert spec is not None
+    assert spec.loader is not None
+    tests = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tests)
+    from onnx.backend.test.case.node import collect_testcases
+
+    owner: dict[str, str] = {}
+    total, left = 0, {**dict.fromkeys(tests.REFUSED, 0), **dict.fromkeys(tests.DIFFERENT, 0)}
+    for case in collect_testcases(None):
+        base = case.name.split("_expanded")[0]
+        if base == case.name:
+            owner[base] = case.model.graph.node[-1].op_type
+        if owner.get(base) not in tests.OPERATORS:
+            continue
+        total += 1
+        for pattern in left:
+            if fnmatch.fnmatchcase(case.name, pattern):
+                left[pattern] += 1
+                break
+    reasons = tests.REFUSED | tests.DIFFERENT
+    lines = [
+        f"Of the standard's {total:,} cases for the {len(tests.OPERATORS)} operators that a convolutional network may "
+        f"have, {total - sum(left.values()):,} pass within the case's own tolerance (float16 and bfloat16 cases within "
+        "that type's rounding, because everything is computed in float32). The others, by name; a test holds this list "
+        "to the truth:",
+        "",
+        "| cases | how many | what happens | reason |",
+        "|---|---|---|---|",
+    ]
+    for pattern, count in left.items():
+        what = "refused" if pattern in tests.REFUSED else "differs"
+        lines.append(f"| `{pattern}` | {count} | {what} | {reasons[pattern]} |")
+    return "\n".join(lines)
+
+
 def write(rows: list[Row], path: Path) -> None:
     text = f"""# Coverage
 
@@ -214,6 +255,10 @@ Which files work, measured by `python benchmarks/coverage.py`. {summary(rows)}
 - Weights are random (He) unless the name says trained; sizes are small, so that all of it runs on a laptop.
 
 {table(rows)}
+
+## The operators of the standard
+
+{conformance()}
 """
     path.write_text(text, encoding="utf-8")
 
