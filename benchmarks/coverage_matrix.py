@@ -1,7 +1,7 @@
 """Which files work: architectures x exporters x opsets x formats, written to docs/coverage.md.
 
-    python benchmarks/coverage.py            # everything (about half an hour on two cores)
-    python benchmarks/coverage.py --quick    # a few, for a look
+    python benchmarks/coverage_matrix.py            # everything (about half an hour on two cores)
+    python benchmarks/coverage_matrix.py --quick    # a few, for a look
 
 Every row is a real file written by a real exporter. Outputs are compared with onnxruntime on the same
 file; gradients, in float64, with the original torch module; batches with pictures one by one.
@@ -243,7 +243,7 @@ def conformance() -> str:
 def write(rows: list[Row], path: Path) -> None:
     text = f"""# Coverage
 
-Which files work, measured by `python benchmarks/coverage.py`. {summary(rows)}
+Which files work, measured by `python benchmarks/coverage_matrix.py`. {summary(rows)}
 
 - *outputs*: the converted model in float32 against onnxruntime on the same file, largest difference over the
   largest logit. int8 files round: onnxruntime's own optimized and unoptimized runs differ by about 1e-2.
