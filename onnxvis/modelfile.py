@@ -120,8 +120,37 @@ def _check_graph(proto: onnx.ModelProto, where: str) -> None:
             f"{where} holds no graph with nodes and outputs, so it is not an ONNX model, or it is truncated. "
             "Copy or export the file again."
         )
+    _check_text(proto, where)
     if not proto.opset_import:
         raise ModelError(f"{where} imports no operator set; the file is damaged. Export it again.")
+
+
+def _check_text(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse names that are not text: protobuf hands out bytes where a string field is not UTF-8."""
+    words: list[object] = [proto.producer_name, proto.producer_version, proto.graph.name]
+    words += [word for entry in proto.metadata_props for word in (entry.key, entry.value)]
+    words += [entry.domain for entry in proto.opset_import]
+    for graph in _graphs(proto.graph):
+        words += [value.name for value in (*graph.input, *graph.output, *graph.value_info)]
+        words += [tensor.name for tensor in graph.initializer]
+        for node in graph.node:
+            words += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            words += [attribute.name for attribute in node.attribute]
+        for value in (*graph.input, *graph.output):
+            words += [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    broken = next((word for word in words if not isinstance(word, str)), None)
+    if broken is not None:
+        raise ModelError(f"{where} is damaged: the name {broken!r} is not text (UTF-8). Copy or export the file again.")
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those of its control flow."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                if body.node:
+                    yield from _graphs(body)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

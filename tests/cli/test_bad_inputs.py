@@ -302,3 +302,9 @@ def test_other_settings_do_not_overwrite(run: Run, tmp_path: Path, model: Path, 
     kept = sorted((tmp_path / "out").rglob("manifest.json"))
     assert len(kept) == 2
     assert {json.loads(path.read_text())["parameters"]["window"][0] for path in kept} == {8, 6}
+
+
+def test_names_that_are_not_text(run: Run, tmp_path: Path, model: Path, picture: Path) -> None:
+    path = tmp_path / "garbled.onnx"
+    path.write_bytes(model.read_bytes().replace(b"MaxPool", b"Max\xc8ool"))
+    assert_one_error(*explain(run, tmp_path, path, picture), "not text")
