@@ -54,7 +54,9 @@ def _checked_cast(node: Node, element_type: int) -> _Cast:
     narrow_float = element_type in FLOATS and element_type not in _WIDE_FLOATS
     held = onnx_dtype(element_type, torch.float32)
     if held is None or narrow_float or element_type in _NARROW_INTEGERS:
-        raise node.refuse(f"casts to {TensorProto.DataType.Name(element_type)} are not supported")
+        known = element_type in TensorProto.DataType.values()
+        name = TensorProto.DataType.Name(element_type) if known else f"the unknown element type {element_type}"
+        raise node.refuse(f"casts to {name} are not supported")
     return _Cast(element_type)
 
 

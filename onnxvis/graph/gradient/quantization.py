@@ -43,7 +43,9 @@ def _dequantize(n: Call) -> Found:
 def _quantize(n: Call) -> Found:
     kind = n.input(2).dtype if n.has(2) else int(n.attr("output_dtype", 0)) or int(TensorProto.UINT8)
     if kind not in _LIMITS:
-        raise n.refuse(f"quantization to {TensorProto.DataType.Name(kind)} is not supported")
+        known = kind in TensorProto.DataType.values()
+        name = TensorProto.DataType.Name(kind) if known else f"the unknown element type {kind}"
+        raise n.refuse(f"quantization to {name} is not supported")
     zero = _along(n, n.input(2)) if n.has(2) else None
     return _straight(n, _along(n, n.input(1)), zero, _LIMITS[kind])
 
