@@ -42,10 +42,11 @@ class Axis(NamedTuple):
 
 def axis_positions(source: int, target: int) -> Axis:
     """Half-pixel centers, edges clamped: ``target`` positions on ``source`` samples."""
-    position = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
-    position = np.clip(position, 0, source - 1)
-    low = np.floor(position).astype(np.int32)
-    part = (position - low).astype(np.float32)
+    # In whole numbers of 1 / (2 target), so that a position on a sample is exactly there.
+    unit = 2 * target
+    position = np.clip((2 * np.arange(target, dtype=np.int64) + 1) * source - target, 0, unit * (source - 1))
+    low = (position // unit).astype(np.int32)
+    part = ((position % unit) / unit).astype(np.float32)
     # A neighbor of weight zero is not read at all: its NaN must not reach this position.
     high = np.where(part > 0, np.minimum(low + 1, source - 1), low).astype(np.int32)
     return Axis(low, high, part)

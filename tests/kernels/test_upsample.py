@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onnxvis.errors import PictureError, UsageError
@@ -78,6 +78,7 @@ def test_equals_torch(shape, height, width, seed):
 
 @settings(max_examples=40, deadline=None)
 @given(h=SIDE, w=SIDE, height=LARGE, width=LARGE, seed=SEED)
+@example(h=2, w=3, height=1, width=47, seed=0)
 def test_nan_reaches_exactly_the_positions_it_has_a_weight_in(h, w, height, width, seed):
     rng = np.random.default_rng(seed)
     source = np.where(rng.random((h, w)) < 0.2, np.nan, rng.standard_normal((h, w)))
