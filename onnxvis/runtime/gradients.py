@@ -7,13 +7,14 @@ cotangent, d score / d logits, so that a class, a contrast and a position differ
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-__all__ = ["GradientBackend", "Gradients"]
+__all__ = ["GradientBackend", "Gradients", "rule_notes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +61,25 @@ class GradientBackend(Protocol):
             ConversionError: the graph has an operator that cannot be differentiated here.
         """
         ...
+
+
+def rule_notes(rule: str, ruled: Counter[str], plain: Counter[str]) -> tuple[str, ...]:
+    """What a ReLU rule did to the activations it met, in words.
+
+    Args:
+        rule: "backprop", "deconvnet" or "guided".
+        ruled: operators that followed the rule, counted.
+        plain: operators that kept their ordinary derivative, counted.
+    """
+    if rule == "backprop":
+        return ()
+    kept = f"the ordinary derivative is kept by {_counted(plain)}, which are no rectifiers" if plain else ""
+    if not ruled:
+        what = f"the {rule} rule found no rectifier on the way, so this is the ordinary gradient"
+        return (what, kept) if kept else (what,)
+    note = f"the {rule} rule acts at {ruled.total()} of {ruled.total() + plain.total()} activations: {_counted(ruled)}"
+    return (f"{note}; {kept}" if kept else note,)
+
+
+def _counted(operators: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))

@@ -20,7 +20,7 @@ from onnxvis.graph.gradient.double import in_double
 from onnxvis.graph.gradient.shapes import infer
 from onnxvis.graph.gradient.vjp import call_of
 from onnxvis.graph.index import GraphIndex
-from onnxvis.runtime.gradients import Gradients
+from onnxvis.runtime.gradients import Gradients, rule_notes
 from onnxvis.runtime.providers import Provider, choose_provider
 from onnxvis.runtime.session import open_session, translate
 
@@ -167,13 +167,4 @@ def _notes(part: onnx.ModelProto, rule: str, output: str) -> tuple[str, ...]:
     crossed = [n for n in index.between((), (output,)) if n.op_type in ACTIVATIONS and index.data_inputs(n)]
     ruled = Counter(n.op_type for n in crossed if rectifier(call_of(tape, index, n, {}, set())))
     plain = Counter(n.op_type for n in crossed) - ruled
-    kept = f"the ordinary derivative is kept by {_counted(plain)}, which are no rectifiers" if plain else ""
-    if not ruled:
-        what = f"the {rule} rule found no rectifier on the way, so this is the ordinary gradient"
-        return (what, kept) if kept else (what,)
-    note = f"the {rule} rule acts at {ruled.total()} of {len(crossed)} activations: {_counted(ruled)}"
-    return (f"{note}; {kept}" if kept else note,)
-
-
-def _counted(operators: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
+    return rule_notes(rule, ruled, plain)

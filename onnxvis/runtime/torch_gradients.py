@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxvis.errors import ConversionError
-from onnxvis.runtime.gradients import Gradients
+from onnxvis.runtime.gradients import Gradients, rule_notes
 
 if TYPE_CHECKING:
     import torch
@@ -102,13 +102,4 @@ class TorchGradients:
         crossed = self._graph.activations_between(feeds, output)
         ruled = Counter(a.op_type for a in crossed if a.treatment == "rule")
         plain = Counter(a.op_type for a in crossed if a.treatment != "rule")
-        kept = f"the ordinary derivative is kept by {_counted(plain)}, which are no rectifiers" if plain else ""
-        if not ruled:
-            what = f"the {rule} rule found no rectifier on the way, so this is the ordinary gradient"
-            return (what, kept) if kept else (what,)
-        note = f"the {rule} rule acts at {ruled.total()} of {len(crossed)} activations: {_counted(ruled)}"
-        return (f"{note}; {kept}" if kept else note,)
-
-
-def _counted(operators: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
+        return rule_notes(rule, ruled, plain)
