@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {"kernels": ROOT / "kernels", "converters": ROOT / "converters"} | {
     folder.name: folder for folder in (ROOT / "onnxvis").iterdir() if (folder / "__init__.py").is_file()
 }
+NOUNS = {path.stem for path in (ROOT / "onnxvis").glob("*.py")} - {"__init__", "__main__"}
 MAY_IMPORT = {
     "graph": {"errors"},
     "kernels": {"errors", "graph"},
@@ -21,6 +22,8 @@ MAY_IMPORT = {
         *("errors", "graph", "kernels", "runtime", "preprocessing"),
         *("localization", "prediction", "progress", "target"),
     },
+    "behaviour": NOUNS | {"graph", "kernels", "runtime", "methods", "preprocessing", "render"},
+    "audit": NOUNS | {"graph", "kernels", "runtime", "methods", "preprocessing", "render"},
     "preprocessing": {"errors", "kernels", "picture"},
     "render": {"errors", "kernels"},
 }

@@ -8,6 +8,15 @@ from typing import Annotated
 import typer
 
 from onnxvis._version import __version__
+from onnxvis.cli import (
+    audit_commands,
+    behaviour_commands,
+    compare_commands,
+    gan_commands,
+    index_commands,
+    scouter_commands,
+    store_commands,
+)
 from onnxvis.cli import options as o
 
 __all__ = ["app"]
@@ -241,6 +250,18 @@ def embed(
 
     opened = o.open_model(model, None, None, "cpu", output, {"size": size})
     raise typer.Exit(run_embed(opened, method, out, layer, upsample, allow_rounding))
+
+
+for _commands in (
+    index_commands,
+    behaviour_commands,
+    store_commands,
+    scouter_commands,
+    gan_commands,
+    compare_commands,
+    audit_commands,
+):
+    _commands.register(app)
 
 
 @app.command()

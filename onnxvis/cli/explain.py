@@ -29,14 +29,13 @@ from onnxvis.gallery import page_data, page_picture, sheet
 from onnxvis.methods import method_names
 from onnxvis.model import Model
 from onnxvis.names import slug
+from onnxvis.picture_files import picture_files
 from onnxvis.preprocessing import Prepared
 from onnxvis.progress import Progress
 from onnxvis.render import png_bytes
 from onnxvis.render.page import PagePicture, build_page
 
 __all__ = ["Job", "run_job"]
-
-_ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class _Run:
 
 def run_job(job: Job) -> int:
     """Explain, write, and say where. 0, or 2 when a picture failed, or 130 when interrupted."""
-    images = _pictures(job.images)
+    images = picture_files(job.images)
     requests, skipped = _requests(job)
     _make_folder(job.out)
     for note in skipped:
@@ -95,21 +94,6 @@ def run_job(job: Job) -> int:
 
 def _slow(requests: Sequence[Request]) -> bool:
     return any(not r.method.needs_gradient for r in requests)
-
-
-def _pictures(given: Sequence[str]) -> list[str]:
-    """Files as given; folders become the pictures in them, sorted."""
-    found: list[str] = []
-    for name in given:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())
-            if not inside:
-                raise PictureError(f"the folder {path} holds no pictures ({', '.join(sorted(_ENDINGS))}).")
-            found += inside
-        else:
-            found.append(name)
-    return found
 
 
 def _requests(job: Job) -> tuple[list[Request], list[str]]:

@@ -1,0 +1,5 @@
+"""SCOUTER: why this class, and why not that one."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
