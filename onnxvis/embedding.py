@@ -4,12 +4,14 @@
     class_index ----> gradient nodes and map --------> explanation, explained_class
 
 ``class_index`` (int64, one for each picture, or one for all) may be left out: its default -1 asks for the largest
-logit, so a program that knows nothing of it runs on.
+logit, so a program that knows nothing of it runs on. Embedded on request, the default is -2: nothing is explained,
+the new outputs are empty and cost nothing, until a class or -1 is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,21 +29,37 @@ from onnxvis.explaining import request
 from onnxvis.graph.canonical.rewrite import PINNED
 from onnxvis.graph.gradient import tape_for
 from onnxvis.graph.gradient.attach import Attached, attach
-from onnxvis.graph.gradient.maps import AT_INPUT, AT_LAYER, Places, enlarged, input_map, layer_map, seed_of_class
-from onnxvis.graph.gradient.tensor import Tensor
-from onnxvis.graph.gradient.vjp import OLDEST, check_forms, opset_of
+from onnxvis.graph.gradient.maps import (
+    AT_INPUT,
+    AT_LAYER,
+    ClassSeed,
+    Places,
+    enlarged,
+    input_map,
+    layer_map,
+    seed_of_class,
+)
+from onnxvis.graph.gradient.on_request import on_request as only_on_request
+from onnxvis.graph.gradient.repeated import Network, integrated_gradients, network, score_cam
+from onnxvis.graph.gradient.tensor import Known, Tape, Tensor
+from onnxvis.graph.gradient.vjp import OLDEST, backward, check_forms, opset_of
 from onnxvis.graph.index import GraphIndex
-from onnxvis.methods import LayerChoice
+from onnxvis.methods import LayerChoice, get_method
+from onnxvis.methods.integrated_gradients import quadrature
 from onnxvis.model import Model
 from onnxvis.modelfile import with_weights
 from onnxvis.runtime.providers import Provider
-from onnxvis.runtime.session import Sessions
+from onnxvis.runtime.session import Sessions, translate
 
 __all__ = ["CLASS_INDEX", "EXPLAINED_CLASS", "EXPLANATION", "METADATA_KEY", "Embedded", "embed", "embeddable_methods"]
 
 CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS = "class_index", "explanation", "explained_class"
 METADATA_KEY = "onnxvis.embedded"
+REPEATED = ("integrated-gradients", "score-cam")
+"""Methods that run the network many times, in a Loop; embedded on request unless asked otherwise."""
 _LARGEST = 2**31 - 1
+_SEED, _FOUND = "onnxvis/cotangent", "onnxvis/found"
+_OPTIONS = {"integrated-gradients": ("baseline", "steps", "quadrature")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +97,18 @@ class Embedded:
 
 def embeddable_methods() -> tuple[str, ...]:
     """Names of the methods that can be put into a file."""
-    return (*AT_LAYER, *AT_INPUT)
+    return (*AT_LAYER, *AT_INPUT, *REPEATED)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be embedded."""
+
+    method: str
+    layer: LayerChoice | None
+    upsample: bool
+    options: Any
+    on_request: bool
 
 
 def embed(
@@ -89,6 +118,8 @@ def embed(
     layer: str | None = None,
     upsample: bool = False,
     allow_rounding: bool = False,
+    on_request: bool | None = None,
+    **options: Any,
 ) -> Embedded:
     """Put an explanation into the deployed model.
 
@@ -110,6 +141,9 @@ def embed(
         allow_rounding: accept outputs that differ by the rounding of the file's own precision, and say by how much.
             onnxruntime's CPU computes float16 files in float32 and rounds where tensors are read, so that reading
             one more can change the last digits.
+        on_request: explain only where ``class_index`` is given: its default becomes -2, for which the new outputs
+            have no elements and cost nothing. ``None``: for methods that run the network many times.
+        options: of integrated gradients: ``steps``, ``baseline`` (a number) and ``quadrature``.
 
     Raises:
         UsageError: the method cannot be embedded, or an option does not fit it.
@@ -118,18 +152,38 @@ def embed(
         ModelError: the model has no class scores, or already has tensors of these names.
     """
     choice = _checked(model, method, layer, upsample)
+    plan = _Plan(
+        method,
+        choice,
+        upsample,
+        _embeddable_options(method, options),
+        method in REPEATED if on_request is None else on_request,
+    )
     deployed = with_weights(model.file)
     allowed = model.engine.output_tolerance if allow_rounding else 0.0
-    attached, notes = _first_that_fits(
-        model, deployed, lambda base: _attach(model, base, method, choice, upsample), allowed
-    )
+    attached, notes = _first_that_fits(model, deployed, lambda base, trial: _attach(model, base, plan, trial), allowed)
     proto = attached.model
     if attached.recomputed:
         notes.append(f"{attached.recomputed} of them compute again what the file holds in another form")
-    record = _record(model, method, choice, upsample, attached)
+    if plan.on_request:
+        notes.append("nothing is explained, at no cost, unless class_index is given (-1: the largest logit)")
+    record = _record(model, plan, attached)
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(record, ensure_ascii=False)
     return Embedded(proto, record, tuple(notes))
+
+
+def _embeddable_options(method: str, options: Mapping[str, Any]) -> Any:
+    known = _OPTIONS.get(method, ())
+    for name in options:
+        if name not in known:
+            have = f"It takes: {', '.join(known)}." if known else "It takes none."
+            raise UsageError(f"{method} has no option {name!r} when it is put into a file. {have}")
+    parsed = get_method(method).parse_options(options)
+    baseline = getattr(parsed, "baseline", 0.0)
+    if method in _OPTIONS and (isinstance(baseline, bool) or not isinstance(baseline, int | float)):
+        raise UsageError(f"in a file the baseline of {method} is a number, not {baseline!r}.")
+    return parsed
 
 
 def _bases(
@@ -156,17 +210,21 @@ def _raised(deployed: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _first_that_fits(
-    model: Model, deployed: onnx.ModelProto, attached_to: Callable[[onnx.ModelProto], Attached], allowed: float
+    model: Model, deployed: onnx.ModelProto, attached_to: Callable[[onnx.ModelProto, bool], Attached], allowed: float
 ) -> tuple[Attached, list[str]]:
-    """The first base to which the explanation can be attached without changing the outputs, with what to say of it."""
+    """The first base to which the explanation can be attached without changing the outputs, with what to say of it.
+
+    What is compared is a trial with few steps, the same graph otherwise.
+    """
     refused: list[str] = []
     for base, remark in _bases(model, deployed):
         try:
-            attached = attached_to(base() if callable(base) else base)
+            chosen = base() if callable(base) else base
+            attached = attached_to(chosen, False)
         except ConversionError as error:
             refused.append(str(error))
             continue
-        difference, where = _difference(model, deployed, attached.model)
+        difference, where = _difference(model, deployed, attached_to(chosen, True).model)
         if difference <= allowed:
             kept = "the file's outputs keep their bits (checked on noise)"
             if difference:
@@ -176,7 +234,10 @@ def _first_that_fits(
         refused.append(f"the outputs of the model would not keep their bits: {where}")
     advice = "Nothing is embedded; `onnxvis explain` needs no new file."
     if model.engine.precision != "float32" and not allowed:
-        advice += " Differences of rounding can be allowed: allow_rounding=True (--allow-rounding)."
+        advice += (
+            " Embedded on request (on_request=True, --on-request) the file's own part keeps its bits; or allow "
+            "differences of rounding: allow_rounding=True (--allow-rounding)."
+        )
     raise ConversionError(f"{' Then: '.join(refused)}. {advice}")
 
 
@@ -186,7 +247,8 @@ def _checked(model: Model, method: str, layer: str | None, upsample: bool) -> La
         raise UsageError(
             f"method {method!r} cannot be put into a file; these can: {', '.join(embeddable_methods())}.{hint}"
         )
-    if upsample and method in AT_INPUT:
+    at_input = method in AT_INPUT or method == "integrated-gradients"
+    if upsample and at_input:
         raise UsageError(f"{method} is already as large as the picture; leave the up-sampling out.")
     logits = model.logits
     shape = model.shapes[logits.tensor]
@@ -200,39 +262,85 @@ def _checked(model: Model, method: str, layer: str | None, upsample: bool) -> La
     double = [name for name in (CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS) if name in taken]
     if double:
         raise ModelError(f"the model already has a tensor {double[0]!r}; it may explain itself already.")
-    if method in AT_INPUT and np.dtype(model.image_input.dtype).kind != "f":
+    if at_input and np.dtype(model.image_input.dtype).kind != "f":
         raise ModelError(f"the picture enters as {model.image_input.dtype}: it has no gradient. Use grad-cam.")
-    if method in AT_INPUT and layer is not None:
+    if at_input and layer is not None:
         raise UsageError(f"method {method} does not work at a layer; leave the layer out.")
-    return request(model, method, {}, layer).layer if method in AT_LAYER else None
+    return None if at_input else request(model, method, {}, layer).layer
 
 
-def _attach(model: Model, base: onnx.ModelProto, method: str, choice: LayerChoice | None, upsample: bool) -> Attached:
-    dialect, logits, image = model.canonical.model, model.logits, model.image_input.name
-    graph = base.graph
-    names = [t for node in graph.node for t in (*node.input, *node.output, node.name)]
-    names += [v.name for v in (*graph.input, *graph.initializer)]
-    tape = tape_for(dialect, (*names, CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS), amend=False)
-    index = GraphIndex(dialect)
+def _attach(model: Model, base: onnx.ModelProto, plan: _Plan, trial: bool) -> Attached:
+    dialect, logits = model.canonical.model, model.logits
+    repeated = _network(model, base, plan) if plan.method in REPEATED else None
+    tape = tape_for(dialect, _taken(base, repeated), amend=False)
     classes = model.shapes[logits.tensor][logits.class_axis]
     seed = seed_of_class(tape, logits.tensor, CLASS_INDEX, classes)
-    dims: Sequence[str | int]
-    if choice is None:
-        found: Tensor = input_map(tape, index, method, logits.tensor, image, seed)
-        dims = [f"{EXPLANATION}_{axis}" for axis in range(len(model.image_input.shape))]
-    else:
-        places = Places(choice.channel_axis, choice.spatial_axes)
-        found = layer_map(tape, index, method, logits.tensor, choice.tensor, seed, places)
-        if upsample:
-            rows = len(model.image_input.shape) - (2 if model.layout == "NCHW" else 3)
-            found = enlarged(tape, found, image, rows)
-        dims = [f"{EXPLANATION}_{axis}" for axis in range(3)]
+    found = _repeated(model, tape, seed, plan, repeated, trial) if repeated else _once(model, tape, seed, plan)
+    rows = _rows_axis(model)
+    if plan.upsample:
+        found = enlarged(tape, found, model.image_input.name, rows)
+    rank = 3 if plan.layer is not None else len(model.image_input.shape)
     outputs: dict[str, tuple[Tensor, Sequence[str | int]]] = {
-        EXPLANATION: (found, dims),
+        EXPLANATION: (found, [f"{EXPLANATION}_{axis}" for axis in range(rank)]),
         EXPLAINED_CLASS: (seed.index, [f"{EXPLAINED_CLASS}_count"]),
     }
-    default = numpy_helper.from_array(np.array([-1], np.int64), CLASS_INDEX)
-    return attach(base, dialect, tape, outputs, {CLASS_INDEX: default})
+    default = numpy_helper.from_array(np.array([-2 if plan.on_request else -1], np.int64), CLASS_INDEX)
+    attached = attach(base, dialect, tape, outputs, {CLASS_INDEX: default})
+    if not plan.on_request:
+        return attached
+    return dataclasses.replace(
+        attached, model=only_on_request(attached.model, base, model.image_input.name, CLASS_INDEX)
+    )
+
+
+def _taken(base: onnx.ModelProto, network: Network | None = None) -> list[str]:
+    nodes, values = [*base.graph.node], [*base.graph.input, *base.graph.initializer]
+    if network is not None:
+        nodes += network.outside
+        values += network.initializers
+    names = [t for node in nodes for t in (*node.input, *node.output, node.name)]
+    names += [v.name for v in values]
+    return [*names, CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS]
+
+
+def _rows_axis(model: Model) -> int:
+    return len(model.image_input.shape) - (2 if model.layout == "NCHW" else 3)
+
+
+def _once(model: Model, tape: Tape, seed: ClassSeed, plan: _Plan) -> Tensor:
+    """A map from one forward and one backward pass."""
+    index, logits, image = GraphIndex(model.canonical.model), model.logits.tensor, model.image_input.name
+    if plan.layer is None:
+        return input_map(tape, index, plan.method, logits, image, seed)
+    places = Places(plan.layer.channel_axis, plan.layer.spatial_axes)
+    return layer_map(tape, index, plan.method, logits, plan.layer.tensor, seed, places)
+
+
+def _network(model: Model, base: onnx.ModelProto, plan: _Plan) -> Network:
+    """The nodes of one step: the file's own, and those of the gradient where the method needs it."""
+    dialect, logits, image = model.canonical.model, model.logits.tensor, model.image_input.name
+    tape = tape_for(dialect, [*_taken(base), _SEED, _FOUND], amend=False)
+    found: Tensor | None = tape.tensor(logits).cast(int(onnx.TensorProto.FLOAT))
+    if plan.method == "integrated-gradients":
+        tape.known[_SEED] = Known(tape.tensor(logits).dtype, tape.tensor(logits).dims)
+        gradient = backward(tape, GraphIndex(dialect), logits, (image,), tape.tensor(_SEED))[image]
+        assert gradient is not None
+        found = gradient.cast(int(onnx.TensorProto.FLOAT))
+    assert found is not None
+    cotangent = onnx.helper.make_tensor(_SEED, tape.tensor(logits).dtype, [0], [])
+    attached = attach(base, dialect, tape, {_FOUND: (found, [])}, {_SEED: cotangent})
+    return network(attached.model, base, image, _SEED, _FOUND)
+
+
+def _repeated(model: Model, tape: Tape, seed: ClassSeed, plan: _Plan, net: Network, trial: bool) -> Tensor:
+    """A map from many passes, or from a few to try the graph."""
+    if plan.layer is None:
+        places, weights = quadrature(plan.options.quadrature, 2 if trial else plan.options.steps)
+        return integrated_gradients(tape, net, seed, float(plan.options.baseline), places, weights)
+    shape = model.shapes[plan.layer.tensor]
+    where = Places(plan.layer.channel_axis, plan.layer.spatial_axes)
+    units = 1 if trial else shape[where.channel]
+    return score_cam(tape, net, seed, plan.layer.tensor, where, units, _rows_axis(model))
 
 
 def _difference(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto) -> tuple[float, str]:
@@ -247,12 +355,11 @@ def _difference(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto
     feeds = {**model.engine.constants, spec.name: x}
     try:
         before = Sessions(deployed, provider).run(feeds)
-        after = Sessions(edited, provider).run(feeds)
+        runs = [_answers(edited, provider, feeds | more) for more in ({}, {CLASS_INDEX: np.array([-1], np.int64)})]
     except ModelError as error:
         return math.inf, str(error)
     worst, where = 0.0, ""
-    for name, array in before.items():
-        other = after[name]
+    for name, array, other in ((name, array, after[name]) for after in runs for name, array in before.items()):
         if np.array_equal(other, array, equal_nan=array.dtype.kind == "f"):
             continue
         gap = math.inf
@@ -264,16 +371,27 @@ def _difference(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto
     return worst, where
 
 
-def _record(
-    model: Model, method: str, choice: LayerChoice | None, upsample: bool, attached: Attached
-) -> dict[str, Any]:
+def _answers(model: onnx.ModelProto, provider: Provider, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs; unlike :meth:`Sessions.run`, inputs that may be left out are fed."""
+    session = Sessions(model, provider).get()
+    try:
+        arrays = session.run(None, dict(feeds))
+    except Exception as error:
+        raise translate(error, "onnxruntime cannot run the explanation") from error
+    return {value.name: array for value, array in zip(session.get_outputs(), arrays, strict=True)}
+
+
+def _record(model: Model, plan: _Plan, attached: Attached) -> dict[str, Any]:
+    choice = plan.layer
     return {
         "onnxvis": __version__,
-        "method": method,
+        "method": plan.method,
+        "options": {name: getattr(plan.options, name) for name in _OPTIONS.get(plan.method, ())},
         "layer": choice.tensor if choice is not None else None,
         "layer_reason": choice.reason if choice is not None else None,
         "logits": model.logits.tensor,
-        "upsampled": upsample,
+        "upsampled": plan.upsample,
+        "on_request": plan.on_request,
         "input": CLASS_INDEX,
         "outputs": [EXPLANATION, EXPLAINED_CLASS],
         "nodes_added": attached.added,

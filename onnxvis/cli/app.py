@@ -228,7 +228,8 @@ def embed(
         typer.Option(
             "--method",
             "-m",
-            help="grad-cam, cam, hires-cam, layer-cam, grad-cam++, xgrad-cam, saliency, guided-backprop or deconvnet.",
+            help="grad-cam, cam, hires-cam, layer-cam, grad-cam++, xgrad-cam, saliency, guided-backprop, deconvnet, "
+            "integrated-gradients or score-cam.",
         ),
     ] = "grad-cam",
     layer: Annotated[str | None, typer.Option(help="Layer for class activation maps; see inspect.")] = None,
@@ -236,6 +237,19 @@ def embed(
     allow_rounding: Annotated[
         bool, typer.Option("--allow-rounding", help="float16, int8: accept outputs that differ by their rounding.")
     ] = False,
+    on_request: Annotated[
+        bool | None,
+        typer.Option(
+            "--on-request/--always",
+            help="Explain only where class_index is given, at no cost otherwise; or at every run. Left out: on request "
+            "for methods that run the network many times (integrated-gradients, score-cam).",
+            show_default=False,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", metavar="NAME=VALUE", help="Of integrated-gradients: steps, baseline. Repeat."),
+    ] = None,
     output: o.Output = None,
     size: o.Size = None,
 ) -> None:
@@ -243,13 +257,15 @@ def embed(
 
     \b
     onnxvis embed model.onnx --method grad-cam --upsample -o explained.onnx
+    onnxvis embed model.onnx --method saliency --on-request -o explained.onnx
 
-    The new input class_index may be left out: the largest logit is explained then.
+    The new input class_index may be left out: the largest logit is explained then, or with --on-request nothing.
     """
-    from onnxvis.cli.embed import run_embed
+    from onnxvis.cli.embed import EmbedJob, run_embed
 
     opened = o.open_model(model, None, None, "cpu", output, {"size": size})
-    raise typer.Exit(run_embed(opened, method, out, layer, upsample, allow_rounding))
+    job = EmbedJob(method, out, layer, upsample, allow_rounding, on_request, o.parse_pairs(option or []))
+    raise typer.Exit(run_embed(opened, job))
 
 
 for _commands in (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -11,23 +13,47 @@ from onnxvis.embedding import CLASS_INDEX, EXPLAINED_CLASS, EXPLANATION, embed
 from onnxvis.errors import UsageError
 from onnxvis.model import Model
 
-__all__ = ["run_embed"]
+__all__ = ["EmbedJob", "run_embed"]
 
 
-def run_embed(model: Model, method: str, target: Path, layer: str | None, upsample: bool, allow_rounding: bool) -> int:
+@dataclass(frozen=True)
+class EmbedJob:
+    """Everything `onnxvis embed` was asked."""
+
+    method: str
+    target: Path
+    layer: str | None
+    upsample: bool
+    allow_rounding: bool
+    on_request: bool | None
+    options: dict[str, Any]
+
+
+def run_embed(model: Model, job: EmbedJob) -> int:
     """Write the file and say how to use it; 0 when it is written."""
-    source = model.file.path
+    source, target = model.file.path, job.target
     if source is not None and target.exists() and target.resolve() == source.resolve():
         raise UsageError(f"{target} is the model itself; choose another file with --out.")
-    embedded = embed(model, method, layer=layer, upsample=upsample, allow_rounding=allow_rounding)
+    embedded = embed(
+        model,
+        job.method,
+        layer=job.layer,
+        upsample=job.upsample,
+        allow_rounding=job.allow_rounding,
+        on_request=job.on_request,
+        **job.options,
+    )
     path = embedded.save(target)
     _say("written", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    _say("method", method)
+    _say("method", job.method)
     if embedded.record["layer"]:
         _say("layer", f"{embedded.record['layer']}, {embedded.record['layer_reason']}")
     for note in embedded.notes:
         _say("", note)
-    _say("new input", f"{CLASS_INDEX}: int64, one for each picture; -1 (the default) asks for the largest logit")
+    default = "-1 asks for the largest logit, -2 (the default) for nothing"
+    if not embedded.record["on_request"]:
+        default = "-1 (the default) asks for the largest logit"
+    _say("new input", f"{CLASS_INDEX}: int64, one for each picture; {default}")
     _say("new outputs", f"{EXPLANATION} (raw signed map, float32), {EXPLAINED_CLASS}")
     return 0
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from onnxvis.errors import LayerError
+from onnxvis.graph.index import captured
 
 __all__ = ["cut", "needed_nodes"]
 
@@ -28,20 +29,8 @@ def needed_nodes(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequenc
         seen.add(name)
         node = makers[name]
         chosen.add(id(node))
-        wanted += [n for n in (*node.input, *_captured(node)) if n]
+        wanted += [n for n in (*node.input, *captured(node)) if n]
     return [node for node in graph.node if id(node) in chosen]
-
-
-def _captured(node: onnx.NodeProto) -> list[str]:
-    """Tensors of the outer graph that the bodies of a control-flow node read."""
-    names = []
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            made = {name for inner in body.node for name in inner.output} | {v.name for v in body.input}
-            made |= {tensor.name for tensor in body.initializer}
-            for inner in body.node:
-                names += [n for n in (*inner.input, *_captured(inner)) if n not in made]
-    return names
 
 
 def cut(
@@ -65,7 +54,7 @@ def cut(
     """
     graph = model.graph
     nodes = needed_nodes(graph, inputs, outputs)
-    reads = {name for node in nodes for name in (*node.input, *_captured(node)) if name}
+    reads = {name for node in nodes for name in (*node.input, *captured(node)) if name}
     unused = [name for name in inputs if name not in reads and name not in outputs]
     if unused:
         raise LayerError(

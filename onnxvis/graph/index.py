@@ -16,7 +16,7 @@ from onnx.onnx_pb import AttributeProto, GraphProto, ModelProto, NodeProto, Tens
 from onnxvis.errors import LayerError, ModelError, did_you_mean
 from onnxvis.graph.fold import attributes, fold, is_loaded, tensor_values
 
-__all__ = ["GraphIndex", "Shapes"]
+__all__ = ["GraphIndex", "Shapes", "captured"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -74,7 +74,7 @@ class GraphIndex:
         key = id(node)
         if key not in self._reads:
             explicit = tuple(t for t in node.input if t)
-            self._reads[key] = explicit + tuple(_captured(node))
+            self._reads[key] = explicit + tuple(captured(node))
         return self._reads[key]
 
     def producer(self, tensor: str) -> NodeProto | None:
@@ -289,13 +289,13 @@ def _bodies(node: NodeProto) -> list[GraphProto]:
     return bodies + [g for a in node.attribute if a.type == AttributeProto.GRAPHS for g in a.graphs]
 
 
-def _captured(node: NodeProto) -> list[str]:
-    """Outer tensors that the bodies of a control-flow node use."""
+def captured(node: NodeProto) -> list[str]:
+    """Tensors of the graph around it that the If, Loop or Scan bodies of a node read."""
     names: list[str] = []
     for body in _bodies(node):
         own = {t.name for t in body.initializer} | {i.name for i in body.input}
         own |= {t for n in body.node for t in n.output}
-        used = [t for n in body.node for t in (*n.input, *_captured(n)) if t]
+        used = [t for n in body.node for t in (*n.input, *captured(n)) if t]
         used += [o.name for o in body.output]
         names += [t for t in used if t not in own]
     return names

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from onnxvis.behaviour.index.store import ConceptCounts, PictureRow, Store, TopPlaces
+
+__all__ = ["ConceptCounts", "PictureRow", "Store", "TopPlaces"]

@@ -17,6 +17,7 @@ from onnxvis.errors import ConversionError
 from onnxvis.graph.gradient.shapes import infer
 from onnxvis.graph.gradient.tensor import FLOATS, Known, Tape, Tensor
 from onnxvis.graph.gradient.vjp import check_forms, opset_of
+from onnxvis.graph.index import captured
 
 __all__ = ["Attached", "attach"]
 
@@ -120,7 +121,7 @@ def _needed(tape: Tape, outputs: Sequence[str]) -> list[onnx.NodeProto]:
         node = makers.get(pending.pop())
         if node is not None and id(node) not in chosen:
             chosen.add(id(node))
-            pending.extend(name for name in node.input if name)
+            pending.extend(name for name in (*node.input, *captured(node)) if name)
     return [node for node in tape.nodes if id(node) in chosen]
 
 
@@ -167,7 +168,7 @@ def attach(
     check_forms(new, opset_of(deployed))
     model = onnx.ModelProto()
     model.CopyFrom(deployed)
-    read = {name for node in new for name in node.input}
+    read = {name for node in new for name in (*node.input, *captured(node))}
     model.graph.node.extend(new)
     model.graph.initializer.extend(bridge.initializers)
     model.graph.initializer.extend(t for t in tape.initializers if t.name in read)

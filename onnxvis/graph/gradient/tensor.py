@@ -6,7 +6,8 @@ constants of the tensor's own element type, so that one rule serves float32, flo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,16 @@ class Tape:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
         self._shapes: dict[str, Tensor] = {}
         self.positions: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[list[onnx.NodeProto]]:
+        """Nodes written within go into the list, for the body of a Loop or If, and not onto the tape."""
+        nodes, shapes = self.nodes, self._shapes
+        self.nodes, self._shapes = [], dict(shapes)
+        try:
+            yield self.nodes
+        finally:
+            self.nodes, self._shapes = nodes, shapes
 
     def tensor(self, name: str) -> Tensor:
         """A tensor of the graph, by name."""

@@ -1,0 +1,67 @@
+"""Where the object is: a box or a mask of the original picture, brought to the model's input grid."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxvis.errors import UsageError
+from onnxvis.preprocessing import Geometry
+
+__all__ = ["as_mask", "box_of"]
+
+Box = tuple[float, float, float, float]
+
+
+def as_mask(given: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Box]:
+    """A box or mask of the picture as a mask of the input grid, and its bounding box in the picture.
+
+    Args:
+        given: a box ``(x0, y0, x1, y1)`` of edges in pixels of the original picture, or a mask ``(H0, W0)`` of the
+            picture's size, true (or not 0) on the object.
+        geometry: between the two.
+
+    Returns:
+        ``(H, W)`` bool, true where an input pixel's center lies on the object, and the box in picture pixels.
+
+    Raises:
+        UsageError: neither a box nor a mask of this picture, or nothing in it.
+    """
+    values = np.asarray(given)
+    width, height = geometry.picture_size
+    if values.shape == (4,):
+        return _from_box(values.astype(np.float64), geometry)
+    if values.shape != (height, width):
+        raise UsageError(
+            f"a mask of shape {values.shape} does not fit a picture of {height} x {width} pixels: give a mask of the "
+            "picture's own size, or a box of four numbers x0, y0, x1, y1."
+        )
+    seen = values != 0
+    if not seen.any():
+        raise UsageError("the mask is empty: no pixel belongs to the object.")
+    rows, inside_y = _nearest(geometry, 1)
+    columns, inside_x = _nearest(geometry, 0)
+    return seen[np.ix_(rows, columns)] & inside_y[:, None] & inside_x[None], box_of(seen)
+
+
+def box_of(mask: np.ndarray) -> Box:
+    """The edges ``(x0, y0, x1, y1)`` around the true pixels of a mask that has some."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _nearest(geometry: Geometry, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each input pixel the picture pixel at its center, and whether there is one."""
+    centers = np.arange(geometry.input_size[axis]) + 0.5
+    places = np.floor((centers - geometry.offset[axis]) / geometry.scale[axis]).astype(np.int64)
+    last = geometry.picture_size[axis] - 1
+    return np.clip(places, 0, last), (places >= 0) & (places <= last)
+
+
+def _from_box(box: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Box]:
+    x0, y0, x1, y1 = (float(edge) for edge in box)
+    if not (np.isfinite(box).all() and x0 < x1 and y0 < y1):
+        raise UsageError(f"a box is four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1, not {box.tolist()}.")
+    left, top, right, bottom = geometry.box_to_input((x0, y0, x1, y1))
+    columns, rows = np.arange(geometry.input_size[0]) + 0.5, np.arange(geometry.input_size[1]) + 0.5
+    inside = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))[None]
+    return inside, (x0, y0, x1, y1)

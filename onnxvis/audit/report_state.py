@@ -1,0 +1,211 @@
+"""The folder of an audit: what is finished is on disk, whole or not at all, and the next run goes on from there.
+
+index.html, audit.json         written at the end, and when interrupted
+maps/PICTURE/entry.json        one picture; the last of its files to appear
+maps/PICTURE/picture.webp      the picture as the page shows it
+maps/PICTURE/METHOD/TARGET/    attribution.npy and manifest.json
+state/                         settings, answers on all pictures, self-tests
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxvis.errors import OutputError, ResultExistsError
+from onnxvis.explanation import Explanation, write_atomic
+from onnxvis.names import slug
+
+__all__ = ["ReportFolder", "entry_name", "plain_json"]
+
+_LONGEST_NAME = 48
+
+
+def plain_json(data: Any, indent: int | None = 1) -> bytes:
+    """JSON as bytes: the order as given, no NaN, lone surrogates of file names kept readable."""
+    return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+
+
+def entry_name(path: str) -> str:
+    """The folder of a picture: its name, and a piece of the hash of the path it was given by."""
+    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{slug(Path(path).stem or 'picture', _LONGEST_NAME)}-{digest}"
+
+
+class ReportFolder:
+    """The files of one audit.
+
+    Args:
+        out: the folder; made where it is missing.
+        settings: what determines the results. A folder with results of other settings is refused.
+        overwrite: remove the results of other settings instead.
+
+    Raises:
+        ResultExistsError: the folder holds an audit of other settings; the first that differs is named.
+        OutputError: it cannot be made, or holds something else.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], settings: Mapping[str, Any], overwrite: bool = False) -> None:
+        self.out = Path(out)
+        self._state = self.out / "state"
+        stated = json.loads(plain_json(settings))
+        file = self._state / "settings.json"
+        old = _read(file)
+        with _writing(self.out):
+            if old is None:
+                _refuse_foreign(self.out)
+            elif old != stated and not overwrite:
+                raise ResultExistsError(
+                    f"{self.out} holds an audit of other settings ({_difference(old, stated)}). Choose another folder "
+                    "with --out, or pass --overwrite to begin anew."
+                )
+            elif old != stated:
+                for folder in filter(Path.exists, (self.out / "maps", self._state)):
+                    shutil.rmtree(folder)
+            self._state.mkdir(parents=True, exist_ok=True)
+            (self.out / "maps").mkdir(exist_ok=True)
+            for partial in (self.out / "maps").rglob(".*.*"):  # what a killed run was writing
+                partial.unlink()
+            write_atomic(file, plain_json(stated))
+
+    # --- answers on all pictures -----------------------------------------------------------------
+
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """The answers of an earlier run, by path; those on files that have changed since are left out."""
+        found: dict[str, dict[str, Any]] = {}
+        for line in _lines(self._state / "answers.jsonl"):
+            try:
+                record = json.loads(line)
+            except ValueError:  # the line that an interrupted run was writing
+                continue
+            if record["stamp"] == _stamp(record["path"]):
+                found[record["path"]] = record
+        return found
+
+    def add_answers(self, records: list[dict[str, Any]]) -> None:
+        """Keep the answers on some pictures."""
+        file = self._state / "answers.jsonl"
+        with _writing(file):
+            torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
+            lines = b"".join(plain_json({**r, "stamp": _stamp(r["path"])}, None) + b"\n" for r in records)
+            with file.open("ab") as stream:
+                stream.write(b"\n" * torn + lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    # --- pictures --------------------------------------------------------------------------------
+
+    def entry(self, path: str) -> dict[str, Any] | None:
+        """What is finished of a picture, or ``None``."""
+        return _read(self.out / "maps" / entry_name(path) / "entry.json")
+
+    def save_map(self, path: str, explanation: Explanation, target: int) -> str:
+        """Keep a map with its manifest, as ``onnxvis replay`` takes it; the folder is given back, relative to OUT.
+
+        Args:
+            path: of the picture, as it was given.
+            explanation: to keep.
+            target: number of the target, so that two targets of one name do not share a folder.
+        """
+        name = f"{target + 1}-{slug(explanation.target)}"
+        relative = Path("maps") / entry_name(path) / explanation.method / name
+        array = io.BytesIO()
+        np.save(array, explanation.attribution)
+        manifest = explanation.manifest()
+        manifest["files"] = {"attribution.npy": hashlib.sha256(array.getvalue()).hexdigest()}
+        self._put(relative / "attribution.npy", array.getvalue())
+        self._put(relative / "manifest.json", plain_json(manifest, 2))
+        return relative.as_posix()
+
+    def save_entry(self, path: str, entry: Mapping[str, Any], picture: bytes) -> None:
+        """Keep a finished picture: from now on it is not computed again."""
+        folder = Path("maps") / entry_name(path)
+        self._put(folder / "picture.webp", picture)
+        self._put(folder / "entry.json", plain_json(entry))
+
+    def picture(self, path: str) -> bytes:
+        """The picture as the page shows it."""
+        return (self.out / "maps" / entry_name(path) / "picture.webp").read_bytes()
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def part(self, name: str) -> Any:
+        """A part of the audit that an earlier run has finished, or ``None``."""
+        return _read(self._state / f"{name}.json")
+
+    def save_part(self, name: str, data: Any) -> None:
+        """Keep a finished part."""
+        self._put(Path("state") / f"{name}.json", plain_json(data))
+
+    def write(self, name: str, data: bytes) -> Path:
+        """A file of the report itself."""
+        self._put(Path(name), data)
+        return self.out / name
+
+    def _put(self, relative: Path, data: bytes) -> None:
+        target = self.out / relative
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, data)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. What is finished is kept; the same command goes on."
+        ) from error
+
+
+def _lines(file: Path) -> list[bytes]:
+    try:
+        return file.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{file} cannot be read ({error}): remove it, or choose another folder.") from error
+
+
+def _stamp(path: str) -> list[int] | None:
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _refuse_foreign(out: Path) -> None:
+    """A folder with files that are not ours would get ours in between: only an empty one is taken."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; name a folder with --out.")
+    for name in ("maps", "audit.json", "index.html"):
+        if (out / name).exists():
+            raise OutputError(
+                f"{out} already holds {name!r}, which is not of an audit. Choose another folder with --out."
+            )
+
+
+def _difference(old: Any, new: Mapping[str, Any]) -> str:
+    if not isinstance(old, dict):
+        return "its state is of another kind"
+    names = [n for n in {**old, **new} if old.get(n) != new.get(n)]
+    then, now = (json.dumps(which.get(names[0]), ensure_ascii=False)[:80] for which in (old, new))
+    return f"{names[0]}: {then} there, {now} now"

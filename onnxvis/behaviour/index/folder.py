@@ -1,0 +1,166 @@
+"""The writing side of a store: one process at a time, every change whole or not at all.
+
+Shard s is committed by one append of its rows to the Lance table. Its tally is on the disk before that, and counts only
+if the rows are there. So after any interruption the committed shards are exactly those whose rows can be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from onnxvis.behaviour.index.rows import TABLE, Answer, lance_module, open_table, to_table
+from onnxvis.behaviour.index.shard import IndexSpec, Partial
+from onnxvis.behaviour.index.store import ANN_FROM, MANIFEST, TALLIES
+from onnxvis.behaviour.index.tally import Tally
+from onnxvis.behaviour.index.tally_files import TallyFolder
+from onnxvis.errors import OutputError, UsageError
+from onnxvis.explanation import write_atomic
+
+__all__ = ["StoreFolder", "locked"]
+
+FOLD_EVERY = 16
+COMPACT_EVERY = 64
+_LOCK = "lock"
+_KEPT = "Finished shards are kept: make room, or the folder writable, and give the same command again."
+
+
+class StoreFolder:
+    """A store that is being written.
+
+    Args:
+        path: the folder.
+        spec: what is computed.
+
+    Attributes:
+        committed: shards whose rows are in the table.
+        tally: the counts of exactly those.
+    """
+
+    def __init__(self, path: Path, spec: IndexSpec) -> None:
+        self.path = path
+        self.spec = spec
+        self.tallies = TallyFolder(path / TALLIES, Tally.from_state)
+        table = open_table(path)
+        self.committed: set[int] = set()
+        if table is not None:
+            self.committed = set(table.to_table(columns=["shard"])["shard"].unique().to_pylist())
+        self.tallies.forget(self.tallies.on_disk() - self.committed)
+        self.tally = self.tallies.read(self.committed) or Tally()
+        self._since_fold = self._since_compaction = 0
+
+    def commit(self, partial: Partial) -> None:
+        """Add one shard: after this it is in the store, before it, it is not.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        (shard,) = partial.tally.shards
+        self.tallies.write(partial.tally, shard)
+        self._append(partial.answers, shard)
+        self.committed.add(shard)
+        self.tally.merge(partial.tally)
+        self._since_fold += 1
+        self._since_compaction += 1
+        if self._since_fold >= FOLD_EVERY:
+            self.fold()
+        if self._since_compaction >= COMPACT_EVERY:
+            self.compact()
+
+    def _append(self, answers: Sequence[Answer], shard: int) -> None:
+        layers = len(self.spec.layers) if self.spec.keep_maps else 0
+        table = to_table(answers, shard, self.spec.embedding.units, layers)
+        mode = "append" if self.committed else "create"
+        with _said(self.path / TABLE):
+            lance_module().write_dataset(table, str(self.path / TABLE), mode=mode)
+
+    def fold(self) -> None:
+        """Bring the tallies of all shards into one file."""
+        if self._since_fold:
+            self.tallies.fold(self.tally)
+            self._since_fold = 0
+
+    def compact(self) -> None:
+        """Bring the table's small files into large ones, and delete what earlier versions left."""
+        table = open_table(self.path)
+        if table is None:
+            return
+        with _said(self.path / TABLE):
+            table.optimize.compact_files()
+            table.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
+        self._since_compaction = 0
+
+    def build_ann(self, vectors: int) -> dict[str, str]:
+        """Approximate indexes of the embeddings, one for each metric, where there are many; what they are, in words."""
+        if vectors < ANN_FROM:
+            return {}
+        from onnxvis.behaviour.index.nearest import build_indexes
+
+        with _said(self.path / TABLE):
+            return build_indexes(open_table(self.path), vectors, self.spec.embedding.units)
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+        with _said(self.path / MANIFEST):
+            write_atomic(self.path / MANIFEST, text.encode("utf-8", "surrogatepass"))
+
+
+def stored_bytes(path: Path) -> int:
+    """Size of all files of a store."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from writing to it; the lock ends with the process, however it ends.
+
+    Raises:
+        UsageError: another process writes to it.
+        OutputError: the folder cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        stream = (path / _LOCK).open("a+b")
+    except OSError as error:
+        raise OutputError(f"cannot write to {path}: {error.strerror or error}.") from error
+    with stream:
+        try:
+            _lock(stream)
+        except OSError:
+            raise UsageError(f"another process is writing to {path}: wait for it, or choose another --out.") from None
+        yield
+
+
+def _lock(stream: IO[bytes]) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """One error of ours for whatever Lance and the file system raise."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except Exception as error:  # Lance raises OSError, RuntimeError and ValueError for the same causes
+        text = " ".join(str(error).split())[:300]
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else text
+        raise OutputError(f"cannot write {path}: {reason}. {_KEPT}") from error

@@ -1,0 +1,149 @@
+"""The rows of a store: one for each picture, in a Lance table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxvis.errors import DependencyError
+
+__all__ = ["PLAIN", "TABLE", "Answer", "PictureRow", "lance_module", "open_table", "read_rows", "to_table"]
+
+TABLE = "pictures.lance"
+_TOP = ("index", "name", "score")
+PLAIN = ("id", "path", "sha256", "width", "height", "error", "label", "top")
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """What a store knows of one picture.
+
+    Attributes:
+        id: its place in the sorted listing.
+        path: the file.
+        sha256: of the file's bytes; "" where it could not be read.
+        width: in pixels of the picture; 0 where it could not be read.
+        height: likewise.
+        error: why it was left out; "" for a picture that was counted.
+        label: the folder or the CSV said what it shows, else ``None``.
+        top: strongest classes ``(index, name, score)``; the score is the probability, the logit where the model has
+            no probabilities.
+    """
+
+    id: int
+    path: str
+    sha256: str
+    width: int
+    height: int
+    error: str
+    label: str | None
+    top: tuple[tuple[int, str, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A row with its arrays.
+
+    Attributes:
+        row: what is known of the picture.
+        embedding: ``(D,)`` float32, or ``None`` for a picture that was left out.
+        maps: for each kept layer ``(U, h, w)`` float16.
+    """
+
+    row: PictureRow
+    embedding: NDArray[np.float32] | None = None
+    maps: tuple[NDArray[np.float16], ...] = field(default=())
+
+
+def lance_module() -> Any:
+    """The module ``lance``, loaded when first needed.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    try:
+        import lance
+    except ImportError as error:
+        raise DependencyError(
+            f'a store of pictures needs Lance and Arrow ({error}): pip install "onnxvis[index]".'
+        ) from error
+    return lance
+
+
+def to_table(answers: Sequence[Answer], shard: int, dimensions: int, layers: int) -> Any:
+    """An Arrow table of rows.
+
+    Args:
+        answers: in the order of their numbers.
+        shard: the unit of work they come from.
+        dimensions: D of the embedding.
+        layers: number of layers whose maps are kept.
+    """
+    import pyarrow as pa
+
+    rows = [answer.row for answer in answers]
+    top_type = pa.list_(pa.struct([("index", pa.int32()), ("name", pa.string()), ("score", pa.float64())]))
+    tops = [[dict(zip(_TOP, (i, _text(n), s), strict=True)) for i, n, s in row.top] for row in rows]
+    absent = np.array([answer.embedding is None for answer in answers])
+    vectors = np.zeros((len(answers), dimensions), np.float32)
+    for place, answer in enumerate(answers):
+        if answer.embedding is not None:
+            vectors[place] = answer.embedding
+    columns = {
+        "id": pa.array([row.id for row in rows], pa.int64()),
+        "shard": pa.array([shard] * len(rows), pa.int64()),
+        "path": pa.array([os.fsencode(row.path) for row in rows], pa.binary()),
+        "sha256": pa.array([row.sha256 for row in rows], pa.string()),
+        "width": pa.array([row.width for row in rows], pa.int32()),
+        "height": pa.array([row.height for row in rows], pa.int32()),
+        "error": pa.array([_text(row.error) for row in rows], pa.string()),
+        "label": pa.array([None if row.label is None else os.fsencode(row.label) for row in rows], pa.binary()),
+        "top": pa.array(tops, top_type),
+        "embedding": pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors.reshape(-1)), dimensions, mask=pa.array(absent)
+        ),
+    }
+    for number in range(layers):
+        maps = [answer.maps[number] if answer.maps else None for answer in answers]
+        columns[f"map{number}"] = pa.array([None if m is None else m.tobytes() for m in maps], pa.large_binary())
+        sizes = [None if m is None else list(m.shape) for m in maps]
+        columns[f"map{number}_shape"] = pa.array(sizes, pa.list_(pa.int32()))
+    return pa.table(columns)
+
+
+def read_rows(table: Any) -> list[PictureRow]:
+    """The inverse of :func:`to_table`, arrays left out; sorted by number."""
+    found = [
+        PictureRow(
+            entry["id"],
+            os.fsdecode(entry["path"]),
+            entry["sha256"],
+            entry["width"],
+            entry["height"],
+            entry["error"],
+            None if entry["label"] is None else os.fsdecode(entry["label"]),
+            tuple((top["index"], top["name"], top["score"]) for top in entry["top"]),
+        )
+        for entry in table.select(PLAIN).to_pylist()
+    ]
+    return sorted(found, key=lambda row: row.id)
+
+
+def open_table(folder: Path) -> Any | None:
+    """The Lance table of a store, ``None`` where nothing has been committed yet."""
+    lance = lance_module()
+    path = folder / TABLE
+    if not (path / "_versions").is_dir() or not any((path / "_versions").glob("*.manifest")):
+        return None
+    return lance.dataset(str(path))
+
+
+def _text(text: str) -> str:
+    """Text that Arrow can hold: what is not Unicode becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

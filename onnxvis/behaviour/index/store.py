@@ -1,0 +1,238 @@
+"""A finished pass over a data set, ready to be asked without running the model again."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxvis.behaviour.index.concepts import ConceptCounts, ConceptTally
+from onnxvis.behaviour.index.rows import PictureRow, lance_module, open_table, read_rows
+from onnxvis.behaviour.index.rows import PLAIN as ROW_COLUMNS
+from onnxvis.behaviour.index.tally import LayerTally, Tally, TopPlaces
+from onnxvis.behaviour.index.tally_files import TallyFolder
+from onnxvis.errors import LayerError, OnnxvisError, UsageError, did_you_mean
+
+__all__ = ["ANN_FROM", "MANIFEST", "ConceptCounts", "Metric", "PictureRow", "Store", "TopPlaces"]
+
+Metric = Literal["euclidean", "cosine"]
+
+MANIFEST = "manifest.json"
+TALLIES = "tallies"
+CONCEPTS = "concepts"
+FORMAT = 1
+ANN_FROM = 50_000
+"""Vectors from which :meth:`Store.nearest` asks an approximate index instead of comparing with each."""
+_BLOCK = 1 << 15
+
+
+class Store:
+    """What `onnxvis index` wrote. Open one with :meth:`open`.
+
+    Attributes:
+        path: the folder.
+        manifest: the model, its file and preprocessing, the layers, the options, versions and the command.
+        complete: whether every picture of the listing is in it; an incomplete one answers for those that are.
+        layers: tensors whose units were counted.
+        embedding_layer: the tensor that embeddings come from.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.complete = bool(manifest["complete"])
+        self.layers: tuple[str, ...] = tuple(layer["tensor"] for layer in manifest["layers"])
+        self.embedding_layer: str = manifest["embedding"]["tensor"]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Store:
+        """Open a store.
+
+        Raises:
+            OnnxvisError: it is not one, or was written by a later version.
+            DependencyError: Lance is not installed.
+        """
+        folder = Path(path)
+        lance_module()
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            version = manifest["onnxvis_store"]
+        except FileNotFoundError:
+            missing = "does not exist" if not folder.exists() else "holds no finished or begun index"
+            raise OnnxvisError(f"{folder} {missing}. Make one: onnxvis index MODEL IMAGES --out {folder}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OnnxvisError(f"{folder / MANIFEST} is not the manifest of a store ({error}). Index again.") from error
+        if version != FORMAT:
+            raise OnnxvisError(f"{folder} has store format {version}, this onnxvis reads {FORMAT}. Index again.")
+        return cls(folder, manifest)
+
+    # --- pictures --------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _table(self) -> Any:
+        return open_table(self.path)
+
+    def pictures(self) -> list[PictureRow]:
+        """Every picture, those that failed included, sorted by number."""
+        return list(self._rows)
+
+    @functools.cached_property
+    def _rows(self) -> list[PictureRow]:
+        return [] if self._table is None else read_rows(self._table.to_table(columns=list(ROW_COLUMNS)))
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        """Where the row of each picture stands in the table."""
+        ids = [] if self._table is None else self._table.to_table(columns=["id"])["id"].to_pylist()
+        return {number: place for place, number in enumerate(ids)}
+
+    # --- embeddings ------------------------------------------------------------------------------
+
+    def embeddings(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Numbers ``(N,)`` int64 of the pictures that did not fail, ascending, and their vectors ``(N, D)`` float32."""
+        if self._table is None:
+            return np.zeros(0, np.int64), np.zeros((0, int(self.manifest["embedding"]["size"])), np.float32)
+        found = self._table.to_table(columns=["id", "embedding"], filter="embedding IS NOT NULL").combine_chunks()
+        ids = found["id"].to_numpy()
+        vectors = _matrix(found["embedding"], int(self.manifest["embedding"]["size"]))
+        order = np.argsort(ids, kind="stable")
+        return ids[order].astype(np.int64), vectors[order]
+
+    def nearest(
+        self, vector: NDArray[Any], k: int, metric: Metric = "euclidean"
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The k pictures whose embeddings are nearest to a vector, nearest first.
+
+        Exact where the store holds fewer than :data:`ANN_FROM` vectors or has no index for the metric; beyond, the
+        candidates come from the store's approximate index (:attr:`nearest_how` says which), with exact distances.
+
+        Args:
+            vector: ``(D,)``.
+            k: how many; fewer come back where the store holds fewer.
+            metric: "euclidean", or "cosine" (1 - cosine of the angle).
+
+        Returns:
+            Numbers ``(k,)`` int64 and distances ``(k,)`` float64, ties by number.
+
+        Raises:
+            UsageError: another metric, or a vector of another size.
+        """
+        from onnxvis.behaviour.index.nearest import exact_nearest, indexed_candidates
+
+        query = np.asarray(vector, np.float32).reshape(-1)
+        size = int(self.manifest["embedding"]["size"])
+        if metric not in ("euclidean", "cosine") or query.size != size or k < 1 or not np.isfinite(query).all():
+            raise UsageError(
+                f"nearest takes {size} finite numbers, k of at least 1, and the metric euclidean or cosine; got "
+                f"{query.size} numbers, k = {k}, {metric!r}."
+            )
+        if self._table is None:
+            return np.zeros(0, np.int64), np.zeros(0)
+        if metric in self.manifest.get("ann", {}):
+            ids, vectors = indexed_candidates(self._table, query, k, metric)
+        else:
+            ids, vectors = self._vectors
+        return exact_nearest(ids, vectors, query, k, metric)
+
+    @functools.cached_property
+    def _vectors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        return self.embeddings()
+
+    def nearest_how(self, metric: Metric = "euclidean") -> str:
+        """One sentence: whether :meth:`nearest` is exact for this metric, and if not, what it asks."""
+        note = self.manifest.get("ann", {}).get(metric)
+        return f"approximate: {note}" if note else "exact: compared with every embedding of the store"
+
+    # --- units -----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _tally(self) -> Tally:
+        shards = [] if self._table is None else self._table.to_table(columns=["shard"])["shard"].unique().to_pylist()
+        return TallyFolder(self.path / TALLIES, Tally.from_state).read(shards) or Tally()
+
+    def _layer(self, layer: str) -> LayerTally:
+        if layer not in self.layers:
+            raise LayerError(
+                f"the store holds no layer {layer!r}, only {', '.join(map(repr, self.layers))}."
+                f"{did_you_mean(layer, self.layers)} Index with --layers {layer} to have it."
+            )
+        if layer not in self._tally.layers:
+            raise OnnxvisError(f"{self.path} holds no picture yet: give its `onnxvis index` command again.")
+        return self._tally.layers[layer]
+
+    def top(self, layer: str) -> TopPlaces:
+        """The K pictures that excite each unit of a layer most, with the strongest place of each.
+
+        Raises:
+            LayerError: the layer was not indexed.
+        """
+        return self._layer(layer).places()
+
+    def quantile(self, layer: str, q: float) -> NDArray[np.float32]:
+        """``(U,)`` the q-quantile of all activations of each unit over the data set.
+
+        Within the relative error that the manifest states (``options.accuracy``); NaN for a unit without values.
+
+        Raises:
+            LayerError: the layer was not indexed.
+            UsageError: q is not in 0..1.
+        """
+        return self._layer(layer).sketch.quantile(q)
+
+    def not_numbers(self, layer: str) -> NDArray[np.int64]:
+        """``(U,)`` how many activations of each unit were NaN: they are in no top list and no quantile."""
+        return self._layer(layer).sketch.nan
+
+    def maps(self, layer: str, ids: Iterable[int]) -> NDArray[np.float16] | None:
+        """Activation maps ``(n, U, h, w)`` float16 of some pictures; ``None`` where they were not kept.
+
+        Raises:
+            LayerError: the layer was not indexed.
+            UsageError: a picture is not in the store or failed, or their maps have different sizes.
+        """
+        if layer not in self.layers:
+            self._layer(layer)
+        if not self.manifest["options"]["keep_maps"] or self._table is None:
+            return None
+        wanted = [int(i) for i in ids]
+        unknown = [i for i in wanted if i not in self._places]
+        if unknown:
+            raise UsageError(f"the store holds no picture number {unknown[0]}.")
+        column = f"map{self.layers.index(layer)}"
+        taken = self._table.take([self._places[i] for i in wanted], columns=[column, f"{column}_shape"])
+        blobs, shapes = taken[column].to_pylist(), taken[f"{column}_shape"].to_pylist()
+        failed = [number for number, blob in zip(wanted, blobs, strict=True) if blob is None]
+        if failed:
+            raise UsageError(f"picture {failed[0]} failed, so the store holds no map of it.")
+        if len({tuple(shape) for shape in shapes}) > 1:
+            raise UsageError("these pictures gave maps of different sizes; ask for them one by one.")
+        arrays = [np.frombuffer(b, np.float16).reshape(s) for b, s in zip(blobs, shapes, strict=True)]
+        return np.stack(arrays) if arrays else np.zeros((0, 0, 0, 0), np.float16)
+
+    def iou(self, layer: str) -> ConceptCounts | None:
+        """How far the units of a layer agree with marked concepts; ``None`` where it was indexed without masks.
+
+        Raises:
+            LayerError: the layer was not indexed.
+        """
+        if layer not in self.layers:
+            self._layer(layer)
+        masks = self.manifest.get("masks")
+        found = TallyFolder(self.path / CONCEPTS, ConceptTally.from_state).read() if masks else None
+        if masks is None or found is None:
+            return None
+        counts = found.layers[layer]
+        return ConceptCounts(tuple(masks["names"]), masks["quantile"], pictures=found.pictures, **counts)
+
+
+def _matrix(column: Any, size: int) -> NDArray[np.float32]:
+    chunk = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    chunks = chunk.chunks if hasattr(chunk, "chunks") else [chunk]
+    parts = [part.flatten().to_numpy(zero_copy_only=False).reshape(-1, size) for part in chunks]
+    return np.concatenate(parts) if parts else np.zeros((0, size), np.float32)

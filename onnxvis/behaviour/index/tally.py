@@ -1,0 +1,145 @@
+"""What a pass counts: for each layer the strongest places and a histogram of each unit, in mergeable form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxvis.errors import UsageError
+from onnxvis.kernels.sketch import Sketch
+from onnxvis.kernels.topk import TopK
+
+__all__ = ["COLUMNS", "LayerTally", "Tally", "TopPlaces"]
+
+COLUMNS = 1 << 31
+"""A place is stored as ``row * COLUMNS + column``, so that maps of different widths share one order."""
+
+
+@dataclass(frozen=True, eq=False)
+class TopPlaces:
+    """The strongest place of each picture, for the K pictures that excite a unit most.
+
+    Attributes:
+        values: ``(U, K)`` float32 activations, descending; -inf where there are fewer pictures.
+        picture: ``(U, K)`` int64 numbers of pictures; -1 where there are fewer.
+        row: ``(U, K)`` int32 row in the layer's map; -1 where there are fewer.
+        col: ``(U, K)`` int32 column in the layer's map; -1 where there are fewer.
+    """
+
+    values: NDArray[np.float32]
+    picture: NDArray[np.int64]
+    row: NDArray[np.int32]
+    col: NDArray[np.int32]
+
+
+class LayerTally:
+    """The units of one layer over some pictures.
+
+    Args:
+        units: number of units U.
+        k: pictures to keep for each unit.
+        accuracy: relative error of quantiles.
+    """
+
+    def __init__(self, units: int, k: int, accuracy: float) -> None:
+        self.top = TopK(units, k)
+        self.sketch = Sketch(units, accuracy)
+
+    def add(self, maps: NDArray[Any], pictures: NDArray[np.int64], *, compiled: bool | None = None) -> None:
+        """Take in the maps ``(N, U, h, w)`` of pictures with these numbers ``(N,)``."""
+        self.sketch.add(maps, compiled=compiled)
+        found = TopK(self.top.units, self.top.k)
+        found.add(maps, pictures)
+        width = maps.shape[3]
+        seen = found.places >= 0
+        places = found.places // width * COLUMNS + found.places % width
+        found.places = np.where(seen, places, -1)
+        self.top.merge(found)
+
+    def merge(self, other: LayerTally) -> None:
+        """Add what was counted on other pictures."""
+        self.top.merge(other.top)
+        self.sketch.merge(other.sketch)
+
+    def places(self) -> TopPlaces:
+        """The strongest places."""
+        top, seen = self.top, self.top.places >= 0
+        row, col = (np.where(seen, part, -1).astype(np.int32) for part in divmod(top.places, COLUMNS))
+        return TopPlaces(top.values, top.images, row, col)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays, in one form for equal contents."""
+        top = {"values": self.top.values, "images": self.top.images, "places": self.top.places}
+        return top | {f"sketch.{name}": array for name, array in self.sketch.state().items()}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> LayerTally:
+        """The inverse of :meth:`state`."""
+        made = cls(*arrays["values"].shape, accuracy=0.1)
+        made.top.values = arrays["values"].astype(np.float32)
+        made.top.images, made.top.places = (arrays[n].astype(np.int64) for n in ("images", "places"))
+        prefix = "sketch."
+        made.sketch = Sketch.from_state({n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)})
+        return made
+
+
+@dataclass
+class Tally:
+    """Everything counted over a set of shards.
+
+    Attributes:
+        shards: numbers of the shards that are in it; no shard is ever in it twice.
+        layers: by layer name.
+    """
+
+    shards: frozenset[int] = frozenset()
+    layers: dict[str, LayerTally] = field(default_factory=dict)
+
+    def merge(self, other: Tally) -> None:
+        """Add other shards. The result does not depend on the order, bit for bit.
+
+        Raises:
+            UsageError: a shard is in both, or the layers differ.
+        """
+        twice = self.shards & other.shards
+        if twice:
+            raise UsageError(f"shard {min(twice)} would be counted twice.")
+        if self.layers and other.layers and set(self.layers) != set(other.layers):
+            raise UsageError("only tallies of the same layers add up.")
+        for name, layer in other.layers.items():
+            if name in self.layers:
+                self.layers[name].merge(layer)
+            else:
+                self.layers[name] = LayerTally.from_state(layer.state())
+        self.shards |= other.shards
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays, in one form for equal contents."""
+        arrays = {"shards": np.array(sorted(self.shards), np.int64)}
+        for number, name in enumerate(sorted(self.layers)):
+            arrays[f"{number}.name"] = np.frombuffer(name.encode(), np.uint8)
+            arrays |= {f"{number}.{part}": array for part, array in self.layers[name].state().items()}
+        return arrays
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> Tally:
+        """The inverse of :meth:`state`."""
+        made = cls(frozenset(int(s) for s in arrays["shards"]))
+        for key, array in arrays.items():
+            number, _, part = key.partition(".")
+            if part == "name":
+                own = {k.partition(".")[2]: a for k, a in arrays.items() if k.startswith(f"{number}.")}
+                made.layers[array.tobytes().decode()] = LayerTally.from_state(own)
+        return made
+
+    @classmethod
+    def of(cls, parts: Iterable[Tally]) -> Tally:
+        """The sum of several."""
+        whole = cls()
+        for part in parts:
+            whole.merge(part)
+        return whole
