@@ -55,6 +55,7 @@ __all__ = ["CLASS_INDEX", "EXPLAINED_CLASS", "EXPLANATION", "METADATA_KEY", "Emb
 
 CLASS_INDEX, EXPLANATION, EXPLAINED_CLASS = "class_index", "explanation", "explained_class"
 METADATA_KEY = "onnxvis.embedded"
+CLASS_INPUTS = ("optional", "required")
 REPEATED = ("integrated-gradients", "score-cam")
 """Methods that run the network many times, in a Loop; embedded on request unless asked otherwise."""
 _LARGEST = 2**31 - 1
@@ -109,6 +110,7 @@ class _Plan:
     upsample: bool
     options: Any
     on_request: bool
+    required: bool
 
 
 def embed(
@@ -119,6 +121,7 @@ def embed(
     upsample: bool = False,
     allow_rounding: bool = False,
     on_request: bool | None = None,
+    class_input: str = "optional",
     **options: Any,
 ) -> Embedded:
     """Put an explanation into the deployed model.
@@ -143,6 +146,8 @@ def embed(
             one more can change the last digits.
         on_request: explain only where ``class_index`` is given: its default becomes -2, for which the new outputs
             have no elements and cost nothing. ``None``: for methods that run the network many times.
+        class_input: "optional", or "required" for runtimes that cannot feed an input that has a default
+            (onnxruntime-web).
         options: of integrated gradients: ``steps``, ``baseline`` (a number) and ``quadrature``.
 
     Raises:
@@ -152,12 +157,15 @@ def embed(
         ModelError: the model has no class scores, or already has tensors of these names.
     """
     choice = _checked(model, method, layer, upsample)
+    if class_input not in CLASS_INPUTS:
+        raise UsageError(f"the class input is {' or '.join(CLASS_INPUTS)}, not {class_input!r}.")
     plan = _Plan(
         method,
         choice,
         upsample,
         _embeddable_options(method, options),
         method in REPEATED if on_request is None else on_request,
+        class_input == "required",
     )
     deployed = with_weights(model.file)
     allowed = model.engine.output_tolerance if allow_rounding else 0.0
@@ -167,6 +175,9 @@ def embed(
         notes.append(f"{attached.recomputed} of them compute again what the file holds in another form")
     if plan.on_request:
         notes.append("nothing is explained, at no cost, unless class_index is given (-1: the largest logit)")
+    if plan.required:
+        (default,) = (t for t in proto.graph.initializer if t.name == CLASS_INDEX)
+        proto.graph.initializer.remove(default)
     record = _record(model, plan, attached)
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(record, ensure_ascii=False)
@@ -235,8 +246,8 @@ def _first_that_fits(
     advice = "Nothing is embedded; `onnxvis explain` needs no new file."
     if model.engine.precision != "float32" and not allowed:
         advice += (
-            " Embedded on request (on_request=True, --on-request) the file's own part keeps its bits; or allow "
-            "differences of rounding: allow_rounding=True (--allow-rounding)."
+            " Differences of rounding can be allowed: allow_rounding=True (--allow-rounding). On request "
+            "(on_request=True, --on-request) nothing reads the file's own tensors, which may be enough."
         )
     raise ConversionError(f"{' Then: '.join(refused)}. {advice}")
 
@@ -393,6 +404,7 @@ def _record(model: Model, plan: _Plan, attached: Attached) -> dict[str, Any]:
         "upsampled": plan.upsample,
         "on_request": plan.on_request,
         "input": CLASS_INDEX,
+        "input_required": plan.required,
         "outputs": [EXPLANATION, EXPLAINED_CLASS],
         "nodes_added": attached.added,
         "source_sha256": model.sha256,

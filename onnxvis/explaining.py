@@ -278,6 +278,11 @@ def _explanation(
         notes.append("no value of the map is finite")
     elif not np.abs(found.values[np.isfinite(found.values)]).max() > 0:
         notes.append("every value of the map is 0: nothing speaks for or against this target here")
+        if model.engine.precision == "int8" and chosen.method.needs_gradient:
+            notes.append(
+                "in a quantized file this is also so where a value, such as the logit itself, stands at the end of its "
+                "8-bit range, which stops the gradient: occlusion shows what the file does there"
+            )
     return Explanation(
         attribution=found.values,
         units=found.units,

@@ -268,7 +268,9 @@ def _assemble(
     model, names = work.model, [r.method.name for r in work.requests]
     entries = [entry for path in done.finished if (entry := work.folder.entry(path)) is not None]
     answered = [item for item in items.items if item.path in done.answers]
-    failed = [{"path": i.path, "error": done.answers[i.path]["error"]} for i in answered if "error" in done.answers[i.path]]
+    failed = [
+        {"path": i.path, "error": done.answers[i.path]["error"]} for i in answered if "error" in done.answers[i.path]
+    ]
     truths = {item.truth for item in items.items if item.truth is not None}
     data: dict[str, Any] = {
         "audit_version": AUDIT_VERSION,

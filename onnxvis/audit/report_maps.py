@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from onnxvis.errors import OutputError
 from onnxvis.preprocessing import Geometry
 
-__all__ = ["entry_maps", "levels", "packed", "read_heat", "shrunk", "values_of"]
+__all__ = ["entry_maps", "levels", "packed", "read_heat", "shared_limits", "shrunk", "values_of"]
 
 
 def read_heat(file: Path, reduction: str) -> np.ndarray:
@@ -31,7 +31,9 @@ def read_heat(file: Path, reduction: str) -> np.ndarray:
     try:
         values = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise OutputError(f"the map {file} cannot be read ({error}). Run the audit again into another folder.") from error
+        raise OutputError(
+            f"the map {file} cannot be read ({error}). Run the audit again into another folder."
+        ) from error
     if values.ndim == 2:
         return np.asarray(values)
     if reduction == "max-abs":
@@ -75,11 +77,30 @@ def packed(found: np.ndarray) -> str:
 
 
 def entry_maps(entry: Mapping[str, Any], folder: Path, side: int) -> list[dict[str, Any]]:
-    """The maps of one picture as the page's script takes them."""
+    """The maps of one picture as the page's script takes them; "content" holds the values that were packed.
+
+    Raises:
+        OutputError: a map is missing or damaged.
+    """
     geometry = Geometry.from_dict(entry["geometry"])
     found = []
     for one in entry["maps"]:
         small = shrunk(read_heat(folder / one["folder"] / "attribution.npy", one["reduction"]), geometry, side)
         quantized, most = levels(small, one["drawn_signed"])
-        found.append({"w": small.shape[1], "h": small.shape[0], "most": most, "data": packed(quantized)})
+        height, width = small.shape
+        found.append({"w": width, "h": height, "most": most, "data": packed(quantized), "content": small})
+    return found
+
+
+def shared_limits(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """For each method one scale for all pictures: the largest of the maps' own limits, and the units.
+
+    A method whose maps have different units on different pictures has none (``limit`` is ``None``).
+    """
+    found = []
+    for method in methods:
+        maps = [m for entry in entries for m in entry["maps"] if m["method"] == method]
+        units = sorted({m["units"] for m in maps})
+        limit = max((m["scale"]["hi"] for m in maps), default=None) if len(units) == 1 else None
+        found.append({"limit": limit, "units": units[0] if units else ""})
     return found

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxvis.behaviour.reading import Row
+from onnxvis.behaviour.stored import Row
 from onnxvis.behaviour.thumbnails import Thumbnails
 from onnxvis.errors import UsageError
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxvis.behaviour.reading import Pictures, Places
+from onnxvis.behaviour.stored import Pictures, Places
 from onnxvis.errors import UsageError
 from onnxvis.graph.receptive import TensorField
 from onnxvis.kernels.patches import cut_patches

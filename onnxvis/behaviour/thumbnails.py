@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxvis.behaviour.reading import Pictures
+from onnxvis.behaviour.stored import Pictures
 from onnxvis.errors import OutputError, PictureError
 from onnxvis.progress import Progress, silent
 

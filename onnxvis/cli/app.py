@@ -250,6 +250,15 @@ def embed(
         list[str] | None,
         typer.Option("--option", "-O", metavar="NAME=VALUE", help="Of integrated-gradients: steps, baseline. Repeat."),
     ] = None,
+    class_input: Annotated[
+        str,
+        typer.Option(
+            "--class-input",
+            metavar="HOW",
+            help="optional, or required: for runtimes such as onnxruntime-web that "
+            "cannot feed an input with a default.",
+        ),
+    ] = "optional",
     output: o.Output = None,
     size: o.Size = None,
 ) -> None:
@@ -264,7 +273,7 @@ def embed(
     from onnxvis.cli.embed import EmbedJob, run_embed
 
     opened = o.open_model(model, None, None, "cpu", output, {"size": size})
-    job = EmbedJob(method, out, layer, upsample, allow_rounding, on_request, o.parse_pairs(option or []))
+    job = EmbedJob(method, out, layer, upsample, allow_rounding, on_request, class_input, o.parse_pairs(option or []))
     raise typer.Exit(run_embed(opened, job))
 
 

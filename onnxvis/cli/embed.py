@@ -26,6 +26,7 @@ class EmbedJob:
     upsample: bool
     allow_rounding: bool
     on_request: bool | None
+    class_input: str
     options: dict[str, Any]
 
 
@@ -41,6 +42,7 @@ def run_embed(model: Model, job: EmbedJob) -> int:
         upsample=job.upsample,
         allow_rounding=job.allow_rounding,
         on_request=job.on_request,
+        class_input=job.class_input,
         **job.options,
     )
     path = embedded.save(target)
@@ -50,10 +52,9 @@ def run_embed(model: Model, job: EmbedJob) -> int:
         _say("layer", f"{embedded.record['layer']}, {embedded.record['layer_reason']}")
     for note in embedded.notes:
         _say("", note)
-    default = "-1 asks for the largest logit, -2 (the default) for nothing"
-    if not embedded.record["on_request"]:
-        default = "-1 (the default) asks for the largest logit"
-    _say("new input", f"{CLASS_INDEX}: int64, one for each picture; {default}")
+    nothing = ", -2 for nothing" if embedded.record["on_request"] else ""
+    default = "required" if embedded.record["input_required"] else f"left out: {'-2' if nothing else '-1'}"
+    _say("new input", f"{CLASS_INDEX}: int64, one for each picture; -1 asks for the largest logit{nothing}; {default}")
     _say("new outputs", f"{EXPLANATION} (raw signed map, float32), {EXPLAINED_CLASS}")
     return 0
 

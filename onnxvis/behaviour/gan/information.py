@@ -85,24 +85,34 @@ class JointCounts:
             masks: ``(N, K, H, W) bool``.
         """
         for maps, marks in zip(activations, masks, strict=True):
-            self._add(maps.astype(np.float32), marks)
+            above, both = self.count(maps, marks)
+            self.above += above
+            self.both += both
+            self.marked += marks.reshape(len(marks), -1).sum(axis=1)
+            self.pixels += marks[0].size
 
-    def _add(self, maps: np.ndarray, marks: np.ndarray) -> None:
+    def count(self, maps: np.ndarray, marks: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """One sample's own counts, which are not added.
+
+        Args:
+            maps: ``(U, h, w)``.
+            marks: ``(K, H, W) bool``; K may be another number than that of the concepts added up here.
+
+        Returns:
+            ``(U, T)`` pixels above each threshold, and ``(U, T, K)`` those that are marked too.
+        """
         units, levels = self.edges.shape
-        large = upsample_bilinear(maps, marks.shape[1:]).reshape(units, -1)
+        large = upsample_bilinear(maps.astype(np.float32), marks.shape[1:]).reshape(units, -1)
+        large[np.isnan(large)] = -np.inf
         kind, members = combinations(marks.reshape(len(marks), -1))
         count = np.empty((units, levels + 1, len(members)), np.int64)
         for unit in range(units):
-            values = np.where(np.isnan(large[unit]), -np.inf, large[unit])
-            level = np.searchsorted(self.edges[unit], values, side="left")
+            level = np.searchsorted(self.edges[unit], large[unit], side="left")
             found = np.bincount(level * len(members) + kind, minlength=(levels + 1) * len(members))
             count[unit] = found.reshape(levels + 1, len(members))
         # A value in bin b is above the thresholds 0 to b - 1.
         over = count[:, :0:-1].cumsum(axis=1)[:, ::-1]
-        self.above += over.sum(axis=2)
-        self.both += over @ members.astype(np.int64)
-        self.marked += marks.reshape(len(marks), -1).sum(axis=1)
-        self.pixels += large.shape[1]
+        return over.sum(axis=2), over @ members.astype(np.int64)
 
     def merge(self, other: JointCounts) -> None:
         """Add the counts of other samples.
@@ -125,13 +135,16 @@ class JointCounts:
         """For each unit and concept ``(U, K)`` the level of the largest ratio, and that ratio.
 
         A unit that a concept switches off tells as much as one that it switches on; only thresholds above which the
-        concept is more frequent than elsewhere are taken, and where there is none the ratio is 0.
+        concept is more frequent than elsewhere are taken, and where there is none the ratio is 0. Of equal thresholds
+        (a unit that is often exactly 0) the level is that of the last.
         """
         quality = self.information_quality()
         more = self.both * self.pixels > self.above[..., None] * self.marked
         quality = np.where(more, quality, 0.0)
         best = quality.argmax(axis=1)
-        return best, np.take_along_axis(quality, best[:, None], axis=1)[:, 0]
+        found = np.take_along_axis(quality, best[:, None], axis=1)[:, 0]
+        last = (self.edges[:, None] <= self.edges[:, :, None]).sum(axis=2) - 1
+        return np.take_along_axis(last, best, axis=1), found
 
     def iou(self) -> NDArray[np.float64]:
         """``(U, T, K)`` intersection over union; 0 where both are empty."""
@@ -152,8 +165,7 @@ def combinations(marks: np.ndarray) -> tuple[NDArray[np.intp], NDArray[np.bool_]
         block = marks[start : start + _BITS]
         key = (1 << np.arange(len(block), dtype=np.int64)) @ block.astype(np.int64)
         _, number = np.unique((number << _BITS) | key, return_inverse=True)
-    kinds, first = np.unique(number, return_index=True)
-    del kinds
+    first = np.unique(number, return_index=True)[1]
     return number.astype(np.intp), marks[:, first].T.copy()
 
 

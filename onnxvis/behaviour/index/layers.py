@@ -67,8 +67,12 @@ def unit_taps(model: Model, names: Sequence[str]) -> tuple[Tap, ...]:
     Raises:
         LayerError: there is no such layer, or it has no units.
     """
-    taps = [_auto(model) if name == "auto" else _tap(model, model.layer(name), f"asked for as {name!r}") for name in names]
+    taps = [_auto(model) if name == "auto" else _named(model, name) for name in names]
     return tuple({tap.tensor: tap for tap in taps}.values())
+
+
+def _named(model: Model, name: str) -> Tap:
+    return _tap(model, model.layer(name), f"asked for as {name!r}")
 
 
 def _auto(model: Model) -> Tap:
@@ -110,11 +114,12 @@ def embedding_tap(model: Model, name: str | None) -> Tap:
         LayerError: there is no such layer, or no linear layer to find it by.
     """
     if name is not None:
-        return _tap(model, model.layer(name), f"asked for as {name!r}")
+        return _named(model, name)
     head = model.head
     if head.linear is None:
         if head.cam_layer is not None:
-            return _with_reason(_auto(model), f"no last linear layer was found ({head.reason}); the mean of the last map")
+            reason = f"the mean of the last map, since no last linear layer was found: {head.reason}"
+            return _with_reason(_auto(model), reason)
         raise LayerError(
             f"no layer of {model.name!r} is followed by a linear one, so none represents a picture by structure: "
             f"{head.reason} Name one with --embedding; `onnxvis inspect` lists them."

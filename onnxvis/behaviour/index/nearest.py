@@ -31,7 +31,8 @@ def distance(vectors: NDArray[np.float32], query: NDArray[np.float32], metric: s
     if metric == "euclidean":
         return np.asarray(np.sqrt(np.square(rows - one).sum(axis=1)))
     lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(one).sum())
-    return np.asarray(1 - np.divide(rows @ one, lengths, out=np.zeros(len(rows)), where=lengths > 0))
+    cosine = np.divide(rows @ one, lengths, out=np.zeros(len(rows)), where=lengths > 0)
+    return np.asarray(1 - np.clip(cosine, -1, 1))
 
 
 def indexed_candidates(

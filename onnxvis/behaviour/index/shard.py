@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from onnxvis.behaviour.index.layers import Tap
 from onnxvis.behaviour.index.rows import Answer, PictureRow
 from onnxvis.behaviour.index.tally import LayerTally, Tally
-from onnxvis.errors import ModelError, OnnxvisError, UsageError
+from onnxvis.errors import ModelError, UsageError
 from onnxvis.prediction import Prediction, predictions, same_shape
 from onnxvis.reading import ListedPicture, Read, prepare_ahead
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
-    from onnxvis.preprocessing import Prepared
 
 __all__ = ["IndexSpec", "Partial", "Shard", "index_shard", "run_batch"]
 

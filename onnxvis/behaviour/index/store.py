@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.behaviour.index.concepts import ConceptCounts, ConceptTally
-from onnxvis.behaviour.index.rows import PictureRow, lance_module, open_table, read_rows
 from onnxvis.behaviour.index.rows import PLAIN as ROW_COLUMNS
+from onnxvis.behaviour.index.rows import PictureRow, lance_module, open_table, read_rows
 from onnxvis.behaviour.index.tally import LayerTally, Tally, TopPlaces
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import LayerError, OnnxvisError, UsageError, did_you_mean
@@ -227,8 +227,11 @@ class Store:
         found = TallyFolder(self.path / CONCEPTS, ConceptTally.from_state).read() if masks else None
         if masks is None or found is None:
             return None
-        counts = found.layers[layer]
-        return ConceptCounts(tuple(masks["names"]), masks["quantile"], pictures=found.pictures, **counts)
+        counts, names = found.layers[layer], tuple(masks["names"])
+        return ConceptCounts(
+            names, masks["quantile"], counts["thresholds"], counts["both"][:, : len(names)], counts["masked"],
+            counts["labeled"][: len(names)], found.pictures,
+        )  # fmt: skip
 
 
 def _matrix(column: Any, size: int) -> NDArray[np.float32]:

@@ -121,8 +121,8 @@ class TallyFolder(Generic[T]):
         if missing or (wanted is not None and have - wanted):
             raise OnnxvisError(
                 f"{self.folder} does not belong to the rows beside it (shards "
-                f"{sorted(missing or have - (wanted or have))[:5]}): the store was copied in part or damaged. Delete it "
-                "and index again."
+                f"{sorted(missing or have - (wanted or have))[:5]}): the store was copied in part or damaged. Delete "
+                "it and index again."
             )
         for shard in rest:
             part = self._load(alone[shard])

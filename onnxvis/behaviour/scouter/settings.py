@@ -97,11 +97,15 @@ class TrainingSettings:
     """How the head is trained.
 
     Attributes:
-        area_weight: lambda of the loss: cross-entropy + lambda * mean attention ** area_power.
-        area_power: exponent of the area (the authors' code uses 1 and 2).
+        area_weight: lambda of the loss: cross-entropy + lambda * area ** area_power, the area being the mean attention
+            (section 3.2 of the paper).
+        area_power: 1 is the loss as the paper writes it; 2, which the authors' published runs use, presses on large
+            areas and lets small ones be, so that a large lambda does not switch the attention off.
         epochs: most passes over the training part.
         batch_size: pictures for one step.
         learning_rate: of AdamW.
+        final_rate: part of the learning rate that is left after the last epoch; it falls as a half cosine.
+        backbone_rate: part of the learning rate that the backbone's weights get, where they are trained.
         weight_decay: of AdamW.
         clip: largest norm of the gradient; larger ones are shortened. The row normalization divides by sums that
             can come near zero.
@@ -113,10 +117,12 @@ class TrainingSettings:
     """
 
     area_weight: float = 1.0
-    area_power: float = 1.0
+    area_power: float = 2.0
     epochs: int = 20
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    final_rate: float = 0.05
+    backbone_rate: float = 0.1
     weight_decay: float = 1e-4
     clip: float = 5.0
     validation: float = 0.1
@@ -129,6 +135,8 @@ class TrainingSettings:
         _number("lambda", self.area_weight, 0)
         _number("the exponent of the area", self.area_power, 0, open_end=True)
         _number("the learning rate", self.learning_rate, 0, open_end=True)
+        _number("the final part of the learning rate", self.final_rate, 0, 1)
+        _number("the backbone's part of the learning rate", self.backbone_rate, 0, 1, open_end=True)
         _number("the weight decay", self.weight_decay, 0)
         _number("the largest gradient norm", self.clip, 0, open_end=True)
         _number("the validation part", self.validation, 0, 0.9, open_end=True)

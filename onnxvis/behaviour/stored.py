@@ -7,6 +7,7 @@ compared with the fingerprint it took: a picture that moved or changed is an err
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from onnxvis.errors import LayerError, PictureError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from onnxvis.picture import Picture
     from onnxvis.preprocessing import Prepared
 
 __all__ = ["Concepts", "Pictures", "Places", "Reader", "Row", "choose_layers", "good_rows"]
@@ -124,14 +124,14 @@ class Pictures:
 
     Args:
         rows: the store's pictures.
-        prepare: from a picture to the model's input, as the pass did it.
-        keep: how many prepared pictures stay in memory.
+        prepare: from a path to the model's input, as the pass did it.
+        keep: bytes of prepared inputs that stay in memory, at most; one stays in any case.
     """
 
-    def __init__(self, rows: Iterable[Row], prepare: Callable[[Picture], Prepared], keep: int = 48) -> None:
+    def __init__(self, rows: Iterable[Row], prepare: Callable[[str], Prepared], keep: int = 200_000_000) -> None:
         self.rows: dict[int, Row] = {row.id: row for row in rows}
         self._prepare = prepare
-        self._keep = max(1, keep)
+        self._keep = keep
         self._held: OrderedDict[int, Prepared] = OrderedDict()
 
     def row(self, id: int) -> Row:
@@ -148,39 +148,34 @@ class Pictures:
         """The file name of a picture."""
         return Path(self.row(id).path).name
 
-    def open(self, id: int) -> Picture:
-        """The picture itself, if it is still the one that was indexed.
+    def prepared(self, id: int) -> Prepared:
+        """The model's input of a picture, with the geometry that leads back, without the picture itself.
 
         Raises:
             PictureError: it is gone, or another one by now.
         """
-        from onnxvis.picture import open_picture
+        if id in self._held:
+            self._held.move_to_end(id)
+            return self._held[id]
+        # The picture may have any number of pixels: only the input stays in memory.
+        found = self._held[id] = dataclasses.replace(self._read(id), picture=None)
+        while len(self._held) > 1 and sum(p.tensor.nbytes for p in self._held.values()) > self._keep:
+            self._held.popitem(last=False)
+        return found
 
+    def _read(self, id: int) -> Prepared:
         row = self.row(id)
         try:
-            picture = open_picture(row.path)
+            prepared = self._prepare(row.path)
         except PictureError as error:
             raise PictureError(
                 f"picture {id} of the store cannot be opened again: {error} The store remembers paths, not pictures: "
                 "put the file back, or index the pictures where they are now."
             ) from error
-        if picture.sha256 != row.sha256:
+        now = prepared.picture.sha256 if prepared.picture is not None else ""
+        if now != row.sha256:
             raise PictureError(
-                f"picture {id}, {row.path}, is not the one that was indexed (SHA-256 {picture.sha256[:12]}..., then "
-                f"{row.sha256[:12]}...): the store's places would be cut from another picture. Index it again."
+                f"picture {id}, {row.path}, is not the one that was indexed (SHA-256 {now[:12]}..., then "
+                f"{row.sha256[:12]}...): what the store says of it is about another picture. Index it again."
             )
-        return picture
-
-    def prepared(self, id: int) -> Prepared:
-        """The model's input of a picture, with the geometry that leads back.
-
-        Raises:
-            PictureError: as :meth:`open` does.
-        """
-        if id in self._held:
-            self._held.move_to_end(id)
-            return self._held[id]
-        found = self._held[id] = self._prepare(self.open(id))
-        while len(self._held) > self._keep:
-            self._held.popitem(last=False)
-        return found
+        return prepared

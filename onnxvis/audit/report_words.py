@@ -1,0 +1,224 @@
+"""What an audit says in words: its findings, its facts, and how strings from outside are made safe to read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from onnxvis.audit.randomization import DEPENDS, UNCHANGED
+from onnxvis.render.scale import format_value
+
+__all__ = ["Fact", "Finding", "clean", "facts", "findings", "interval", "percent", "tiles", "where"]
+
+_LONGEST = 300
+# Controls and direction overrides, which could make a label read as another one; joiners are left alone.
+_MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "center", "right")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line: what, its value, and a remark."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the summary; ``mark`` is "good", "bad" or "note"."""
+
+    mark: str
+    text: str
+
+
+def clean(text: object, longest: int = _LONGEST) -> str:
+    """Text of any length and content as one that can be read: cuts and what was meant to mislead are visible."""
+    whole = str(text)
+    cut = whole if len(whole) <= longest else whole[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return _MISLEADING.sub("\N{REPLACEMENT CHARACTER}", cut)
+
+
+def percent(value: float | None) -> str:
+    """A part in 0..1 as a percentage."""
+    if value is None:
+        return "\N{EN DASH}"
+    if 0 < value < 0.0005:
+        return "< 0.05 %"
+    return f"{100 * value:.1f} %"
+
+
+def interval(summary: Mapping[str, Any], as_percent: bool = False) -> str:
+    """A mean with its 95 % interval."""
+    show = percent if as_percent else format_value
+    if summary["mean"] is None:
+        return "\N{EN DASH}"
+    if summary["low"] is None:
+        return show(summary["mean"])
+    return f"{show(summary['mean'])} ({show(summary['low'])} to {show(summary['high'])})"
+
+
+def where(grid: Any) -> str:
+    """Where a map is strongest, in words: the third of the rows and columns with the largest positive sum."""
+    import numpy as np
+
+    values = np.nan_to_num(np.maximum(grid, 0))
+    if not values.any():
+        return "nothing in the picture supports it"
+    parts = [[values[r][:, c].sum() for c in _thirds(values.shape[1])] for r in _thirds(values.shape[0])]
+    row, column = divmod(int(np.argmax(parts)), len(parts[0]))
+    return f"strongest support in the {_ROWS[row]} {_COLUMNS[column]}"
+
+
+def _thirds(length: int) -> list[slice]:
+    edges = [round(k * length / 3) for k in range(4)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def tiles(data: Mapping[str, Any]) -> list[Fact]:
+    """The figures at the top."""
+    pictures, right, tests = data["pictures"], data["accuracy"], _outcomes(data)
+    found = [Fact("pictures explained", str(pictures["finished"]), f"of {pictures['given']} given")]
+    if right is not None:
+        top1 = right["top1"]
+        found.append(
+            Fact(
+                "answers right",
+                percent(top1["mean"]),
+                f"95 % interval {percent(top1['low'])} to {percent(top1['high'])}",
+            )
+        )
+    else:
+        found.append(Fact("answers right", "not judged", "the pictures carry no labels"))
+    if tests:
+        decided = tests["passed"] + tests["failed"]
+        found.append(Fact("self-tests passed", f"{tests['passed']} of {decided}", "of the explanations, on this model"))
+    else:
+        found.append(Fact("self-tests", "not run"))
+    found.append(Fact("methods compared", str(len(data["methods"])), ", ".join(m["title"] for m in data["methods"])))
+    return found
+
+
+def _outcomes(data: Mapping[str, Any]) -> Counter[str]:
+    checks = data["checks"]
+    if not checks:
+        return Counter()
+    counts = Counter(test["outcome"] for test in checks["self_tests"])
+    for verdict in (checks["randomization"] or {"verdicts": ()})["verdicts"]:
+        counts[{DEPENDS: "passed", UNCHANGED: "failed"}.get(verdict["verdict"], "not run")] += 1
+    return counts
+
+
+def findings(data: Mapping[str, Any]) -> list[Finding]:
+    """The sentences a reader takes away, most serious first within their order."""
+    found: list[Finding] = []
+    if data["interrupted"]:
+        found.append(
+            Finding("bad", f"The audit was interrupted: {data['pictures']['finished']} of {data['pictures']['chosen']} "
+                    "chosen pictures are finished. The same command goes on from there.")
+        )  # fmt: skip
+    found += _about_answers(data)
+    titles = {m["name"]: m["title"] for m in data["methods"]}
+    checks = data["checks"] or {"self_tests": [], "randomization": None}
+    for verdict in (checks["randomization"] or {"verdicts": ()})["verdicts"]:
+        mark = {DEPENDS: "good", UNCHANGED: "bad"}.get(verdict["verdict"], "note")
+        found.append(Finding(mark, f"{titles.get(verdict['method'], verdict['method'])}: {verdict['sentence']}"))
+    for test in checks["self_tests"]:
+        if test["outcome"] == "failed":
+            of = f" of {titles.get(test['method'], test['method'])}" if test["method"] else ""
+            found.append(Finding("bad", f"Self-test {test['name']!r}{of} failed: {test['sentence']}"))
+    found += _against_chance(data, titles)
+    for one in data["skipped"]:
+        found.append(Finding("note", f"{titles.get(one['method'], one['method'])} was left out: {one['reason']}"))
+    problems = sum(len(entry["problems"]) for entry in data["entries"])
+    if problems:
+        found.append(Finding("bad", f"{problems} maps could not be made; they are named under Limits and failures."))
+    if data["pictures"]["failed"]:
+        found.append(
+            Finding("bad", f"{len(data['pictures']['failed'])} pictures could not be used; see Limits and failures.")
+        )
+    return found
+
+
+def _about_answers(data: Mapping[str, Any]) -> list[Finding]:
+    right = data["accuracy"]
+    if right is None:
+        return []
+    wrong = right["misclassified_in_all"]
+    text = f"The model's first answer is right on {right['labelled'] - wrong} of {right['labelled']} labelled pictures"
+    text += f" ({interval(right['top1'], True)}); among its five first on {percent(right['top5']['mean'])}."
+    if right["confusions"] and right["confusions"][0]["pictures"] > 1:
+        worst = right["confusions"][0]
+        text += f" Most often {worst['truth']!r} was taken for {worst['predicted']!r} ({worst['pictures']} times)."
+    return [Finding("note", text)]
+
+
+def _against_chance(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[Finding]:
+    """Is a method better than a map of noise? Said where the intervals do not overlap."""
+    said = []
+    for metric in data["metrics"]:
+        rows = {row["method"]: row for row in metric["methods"]}
+        chance = rows.pop("random", None)
+        if chance is None or chance["low"] is None:
+            continue
+        better, worse = [], []
+        for name, row in rows.items():
+            if row["low"] is None:
+                continue
+            up = metric["better"] == "higher"
+            if row["low"] > chance["high"] if up else row["high"] < chance["low"]:
+                better.append(titles[name])
+            else:
+                worse.append(titles[name])
+        if better:
+            said.append(
+                Finding(
+                    "good", f"{metric['title']}: {_list(better)} {_does(better)} clearly better than a map of noise."
+                )
+            )
+        if worse:
+            said.append(
+                Finding(
+                    "bad", f"{metric['title']}: {_list(worse)} {_does(worse)} not clearly better than a map of noise."
+                )
+            )
+    return said
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _does(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def facts(data: Mapping[str, Any]) -> list[Fact]:
+    """What the model is, line by line."""
+    model, env = data["model"], data["environment"]
+    spec = model["preprocessing"]
+    operators = ", ".join(f"{name} {count}" for name, count in list(model["operators"].items())[:12])
+    more = len(model["operators"]) - 12
+    size = f"{model['file_bytes'] / 1e6:.1f} MB, " if model["file_bytes"] else ""
+    return [
+        Fact("File", model["path"] or "(in memory)", f"SHA-256 {model['sha256']}"),
+        Fact("Size", f"{size}{model['parameters']:,} numbers in {len(model['weights'])} weight tensors"),
+        Fact("Made by", model["producer"], f"opset {model['opset']}, IR version {model['ir_version']}"),
+        Fact("Computes in", model["precision"]),
+        Fact("Input", ", ".join(model["inputs"]), f"layout {model['layout']}"),
+        Fact("Output", ", ".join(model["outputs"])),
+        Fact("Explained", model["explained"]["tensor"], model["explained"]["reason"]),
+        Fact("Head", model["head"]["kind"], model["head"]["reason"]),
+        Fact("Layers", f"{model['layers_in_all']} that compute on the picture"),
+        Fact("Operators", operators + (f" and {more} more kinds" if more > 0 else "")),
+        Fact("Preprocessing", spec["summary"] if spec else "none", f"stated by: {spec['source']}" if spec else ""),
+        Fact("Class names", f"{model['labels']['count']}", model["labels"]["source"]),
+        Fact("Pictures labelled by", data["pictures"]["truth"]),
+        Fact("Ran on", env["provider"], model["provider_reason"]),
+        Fact("Gradients by", env["gradients"]),
+    ]

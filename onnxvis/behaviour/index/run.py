@@ -1,0 +1,297 @@
+"""`onnxvis index`, without the printing: one pass over a data set into a store, resumable at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxvis.behaviour.index.concept_pass import concept_spec, count_shard, masked_shards, masks_fingerprint
+from onnxvis.behaviour.index.concepts import ConceptTally
+from onnxvis.behaviour.index.folder import StoreFolder, locked, stored_bytes
+from onnxvis.behaviour.index.layers import embedding_tap, unit_taps
+from onnxvis.behaviour.index.manifest import begin, describe, finish
+from onnxvis.behaviour.index.rows import lance_module
+from onnxvis.behaviour.index.shard import IndexSpec, ReadPicture, Shard, index_shard
+from onnxvis.behaviour.index.store import CONCEPTS, Store
+from onnxvis.behaviour.index.tally_files import TallyFolder
+from onnxvis.errors import PictureError, UsageError
+from onnxvis.progress import Progress, silent
+from onnxvis.reading import ListedPicture, list_pictures, prepare_ahead
+
+if TYPE_CHECKING:
+    from onnxvis.behaviour.label_maps import LabelMaps
+    from onnxvis.model import Model
+
+__all__ = ["IndexOptions", "Summary", "index", "shards_of"]
+
+COMPILED_FROM = 1 << 28
+"""Activations of a whole pass from which loading the numba kernels pays."""
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What a pass is asked for.
+
+    Attributes:
+        layers: names of layers; "auto" is the one that class activation maps would take.
+        embedding: a layer, or ``None`` for what enters the last linear layer.
+        top_k: pictures kept for each unit.
+        accuracy: largest relative error of quantiles.
+        batch_size: pictures in one forward pass.
+        keep_maps: keep every activation map, as float16.
+        shard_size: pictures in one unit of work; an interruption costs one at most.
+        masks: folder of label maps, for concepts.
+        top: the part of a unit's activations that its mask keeps, with masks.
+        workers: threads that read pictures; ``None`` for one for each CPU.
+    """
+
+    layers: tuple[str, ...] = ("auto",)
+    embedding: str | None = None
+    top_k: int = 32
+    accuracy: float = 0.01
+    batch_size: int = 8
+    keep_maps: bool = False
+    shard_size: int = 256
+    masks: str | None = None
+    top: float = 0.005
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        store: where.
+        pictures: in the store.
+        failed: of those, pictures that were left out, with their errors in their rows.
+        run: pictures that this run added; the others were there already.
+        seconds: of this run, from the first picture to the last commit.
+        stored_bytes: size of the store.
+    """
+
+    store: Store
+    pictures: int
+    failed: int
+    run: int
+    seconds: float
+    stored_bytes: int
+
+
+def shards_of(pictures: Sequence[ListedPicture], size: int) -> list[Shard]:
+    """Fixed runs of the listing."""
+    starts = range(0, len(pictures), size)
+    return [Shard(number, start, tuple(pictures[start : start + size])) for number, start in enumerate(starts)]
+
+
+def index(
+    model: Model,
+    images: Sequence[str],
+    out: str | os.PathLike[str],
+    options: IndexOptions | None = None,
+    *,
+    command: str = "",
+    progress: Progress = silent,
+) -> Summary:
+    """Run every picture once and keep what many questions need.
+
+    An interrupted run goes on where it stopped when it is called again in the same way; a complete store is left as it
+    is, and gets concept counts if only those are missing.
+
+    Args:
+        model: from :func:`onnxvis.load`.
+        images: pictures, folders, or CSV files (see :func:`onnxvis.reading.list_pictures`).
+        out: folder of the store.
+        options: what to compute.
+        command: how it was asked for, for the manifest.
+        progress: called with (stage, done, total).
+
+    Raises:
+        DependencyError: Lance is not installed.
+        UsageError: the store was begun with another model, other pictures or options; or another process writes to it.
+        LayerError: a layer does not exist or cannot be counted.
+        OutputError: the store cannot be written; finished shards are kept.
+    """
+    lance_module()
+    options = options or IndexOptions()
+    _check(options)
+    pictures = list_pictures(images)
+    spec = _spec(model, options, len(pictures))
+    masks = _open_masks(options.masks)
+    _try_preparing(model)
+    shards = shards_of(pictures, options.shard_size)
+    path = Path(out)
+    with locked(path):
+        wanted = describe(model, spec, options.shard_size, _listing(pictures), command)
+        manifest = begin(path, wanted)
+        folder = StoreFolder(path, spec)
+        began, ran = time.perf_counter(), 0
+        if not manifest["complete"]:
+            folder.write_manifest(manifest)
+            todo = [shard for shard in shards if shard.number not in folder.committed]
+            ran = _first_pass(model, spec, folder, todo, (len(pictures), options.workers), progress)
+            folder.fold()
+            folder.compact()
+        if masks is not None:
+            manifest = _second_pass(model, spec, folder, manifest, shards, masks, options.top, progress)
+        seconds = time.perf_counter() - began
+        if not manifest["complete"]:
+            rows = Store(path, manifest).pictures()
+            failed = sum(bool(row.error) for row in rows)
+            manifest = finish(manifest, folder.build_ann(len(rows) - failed), len(rows), failed, seconds)
+            folder.write_manifest(manifest)
+    store = Store.open(path)
+    failed = manifest["summary"]["failed"]
+    return Summary(store, len(pictures), failed, ran, seconds, stored_bytes(path))
+
+
+def _check(options: IndexOptions) -> None:
+    numbers = {"top_k": options.top_k, "batch_size": options.batch_size, "shard_size": options.shard_size}
+    for name, number in numbers.items():
+        if number < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is at least 1, not {number}.")
+    if not 0 < options.top < 1:
+        raise UsageError(f"the part of activations that a mask keeps lies between 0 and 1, not {options.top}.")
+    if not options.layers:
+        raise UsageError('no layer was given; "auto" chooses one.')
+
+
+def _spec(model: Model, options: IndexOptions, pictures: int) -> IndexSpec:
+    taps = unit_taps(model, options.layers)
+    values = sum(int(np.prod(model.shapes[tap.tensor][1:])) for tap in taps)
+    return IndexSpec(
+        taps,
+        embedding_tap(model, options.embedding),
+        options.top_k,
+        options.accuracy,
+        options.batch_size,
+        options.keep_maps,
+        compiled=pictures * values >= COMPILED_FROM,
+    )
+
+
+def _open_masks(folder: str | None) -> LabelMaps | None:
+    from onnxvis.behaviour.label_maps import LabelMaps
+
+    return None if folder is None else LabelMaps.open(folder)
+
+
+def _try_preparing(model: Model) -> None:
+    """Find out before anything is read whether pictures can be prepared, and how batches run.
+
+    The batch is planned on noise of a fixed seed, so that it does not depend on which pictures are left to do.
+
+    Raises:
+        PreprocessingError: nobody said how, or it contradicts the model.
+    """
+    gray = np.full((64, 64, 3), 127, np.uint8)
+    with contextlib.suppress(PictureError):  # pictures of this size do not fit; those of the data set may
+        model.prepare(gray)
+    sample = np.random.default_rng(0).random(model.one_image_shape()).astype(np.dtype(model.image_input.dtype))
+    model.engine.batch_plan(sample)
+
+
+def _listing(pictures: Iterable[ListedPicture]) -> dict[str, Any]:
+    """What identifies the pictures: paths, sizes and labels. Contents are fingerprinted as they are read."""
+    digest, count, labeled = hashlib.sha256(), 0, 0
+    for picture in pictures:
+        try:
+            size = Path(picture.path).stat().st_size
+        except OSError:
+            size = -1
+        digest.update(os.fsencode(f"{picture.path}\0{size}\0{picture.label or ''}\0"))
+        count += 1
+        labeled += picture.label is not None
+    return {"count": count, "labeled": labeled, "sha256": digest.hexdigest()}
+
+
+def _first_pass(
+    model: Model,
+    spec: IndexSpec,
+    folder: StoreFolder,
+    todo: Sequence[Shard],
+    run: tuple[int, int | None],
+    progress: Progress,
+) -> int:
+    """Index the shards that are missing; pictures are read ahead across shards, and one shard is written meanwhile."""
+    total, workers = run
+    done = total - sum(len(shard.pictures) for shard in todo)
+    listed = (picture for shard in todo for picture in shard.pictures)
+    reads = _reported(prepare_ahead(model, listed, workers=workers, ahead=4 * spec.batch_size), done, total, progress)
+    with ThreadPoolExecutor(1, thread_name_prefix="onnxvis-commit") as pool:
+        waiting: Future[None] | None = None
+        try:
+            for shard in todo:
+                partial = index_shard(model, spec, shard, reads)
+                if waiting is not None:
+                    waiting.result()
+                waiting = pool.submit(folder.commit, partial)
+        finally:
+            reads.close()
+        if waiting is not None:
+            waiting.result()
+    return total - done
+
+
+def _reported(reads: Iterator[ReadPicture], done: int, total: int, progress: Progress) -> Any:
+    try:
+        for read in reads:
+            progress("pictures", done + read.position, total)
+            yield read
+        progress("pictures", total, total)
+    finally:
+        reads.close()  # type: ignore[attr-defined]
+
+
+def _second_pass(
+    model: Model,
+    spec: IndexSpec,
+    folder: StoreFolder,
+    manifest: Mapping[str, Any],
+    shards: Sequence[Shard],
+    maps: LabelMaps,
+    top: float,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Concept counts, shard by shard; a shard is committed when its tally is on the disk."""
+    wanted = {
+        "folder": str(maps.folder.absolute()),
+        "names": list(maps.names),
+        "quantile": 1 - top,
+        "maps": len(maps.files),
+        "sha256": masks_fingerprint(maps),
+        "complete": False,
+    }
+    known = manifest.get("masks")
+    if known is not None and {**known, "complete": False} != wanted:
+        raise UsageError(f"{folder.path} was indexed with other masks ({known['folder']}): choose another --out.")
+    if known is not None and known["complete"]:
+        return dict(manifest)
+    manifest = {**manifest, "masks": wanted}
+    folder.write_manifest(manifest)
+    thresholds = {name: tally.sketch.quantile(1 - top) for name, tally in folder.tally.layers.items()}
+    concepts = concept_spec(model, thresholds, maps, thresholds)
+    tallies = TallyFolder(folder.path / CONCEPTS, ConceptTally.from_state)
+    done, todo = tallies.on_disk(), masked_shards(shards, maps)
+    if not todo:
+        raise UsageError(f"no picture has a label map in {maps.folder}: a map is named like its picture, with .png.")
+    for place, (shard, files) in enumerate(todo):
+        progress("concepts", place, len(todo))
+        if shard.number not in done:
+            tallies.write(count_shard(model, spec, concepts, shard, files), shard.number)
+    progress("concepts", len(todo), len(todo))
+    whole = tallies.read()
+    assert whole is not None
+    tallies.fold(whole)
+    finished = {**manifest, "masks": {**wanted, "complete": True, "pictures": whole.pictures}}
+    folder.write_manifest(finished)
+    return finished

@@ -1,0 +1,66 @@
+"""`onnxvis index`: the pass, its progress bar, and what it says at the end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+
+from onnxvis.behaviour.index.run import IndexOptions, Summary, index
+from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.model import Model
+
+__all__ = ["IndexOptions", "run_index"]
+
+_SHOWN = 5
+
+
+def run_index(model: Model, images: Sequence[str], store: Path, options: IndexOptions, quiet: bool) -> int:
+    """Index and say what came of it; 0, or 130 when interrupted. Pictures that failed are no failure of the pass."""
+    try:
+        with progress_bar(quiet) as progress:
+            done = index(model, images, store, options, command=shlex.join(sys.argv), progress=progress)
+    except KeyboardInterrupt:
+        err.print("\n[yellow]interrupted[/]: finished shards are kept; give the same command again to go on")
+        return 130
+    _say_failures(done)
+    _say_what(done)
+    return 0
+
+
+def _say_failures(done: Summary) -> None:
+    if not done.failed:
+        return
+    failed = [row for row in done.store.pictures() if row.error]
+    err.print(f"[yellow]{done.failed} of {done.pictures} pictures were left out:[/]")
+    for row in failed[:_SHOWN]:
+        err.print(f"  {escape(visible(row.path))}: {escape(visible(row.error))}")
+    if len(failed) > _SHOWN:
+        err.print(f"  and {len(failed) - _SHOWN} more; every row of the store has its error")
+
+
+def _say_what(done: Summary) -> None:
+    store = done.store
+    for layer in store.manifest["layers"]:
+        _say("layer", f"{layer['tensor']}, {layer['units']} units: {layer['reason']}")
+        nan = int(store.not_numbers(layer["tensor"]).sum()) if done.pictures > done.failed else 0
+        if nan:
+            _say("", f"{nan:,} of its activations are NaN: in no list of the strongest and in no quantile")
+    embedding = store.manifest["embedding"]
+    _say("embedding", f"{embedding['tensor']}, {embedding['size']} numbers: {embedding['reason']}")
+    _say("", store.nearest_how())
+    masks = store.manifest["masks"]
+    if masks:
+        _say("concepts", f"{len(masks['names'])}, in {masks['pictures']} label maps")
+    speed = f", {done.run / done.seconds:.1f} pictures/s" if done.run and done.seconds > 0 else ""
+    earlier = f" ({done.pictures - done.run} of them by earlier runs)" if 0 < done.run < done.pictures else ""
+    new = "" if done.run else "; nothing was left to do"
+    _say("store", f"{store.path}, {done.stored_bytes / 1e6:.1f} MB")
+    _say("pictures", f"{done.pictures}{earlier}, {done.failed} failed{speed}{new}")
+
+
+def _say(name: str, text: str) -> None:
+    out.print(f"[bold]{name:<10}[/] {escape(visible(text))}")
