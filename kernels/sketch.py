@@ -132,7 +132,7 @@ class Sketch:
     @property
     def relative_error(self) -> float:
         """The largest relative error of a quantile whose magnitude lies between SMALLEST and LARGEST."""
-        return 1 / (2 ** (self.mantissa + 1) + 1)
+        return 1.0 / ((1 << (self.mantissa + 1)) + 1)
 
     @property
     def count(self) -> NDArray[np.int64]:

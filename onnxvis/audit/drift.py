@@ -1,4 +1,4 @@
-"""Do two files answer and explain alike? fp32 against int8, one export against another, one preprocessing against another.
+"""Do two files answer and explain alike? fp32 against int8, one export, provider or preprocessing against another.
 
 Every picture goes through both, each with its own preprocessing. Compared are the answers (logits, the five strongest
 classes) and the maps of what the *first* model answers: the same question asked of both.

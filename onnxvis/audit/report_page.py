@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from onnxvis._version import __version__
 from onnxvis.audit.report_charts import curve_chart, dot_chart
 from onnxvis.audit.report_maps import entry_maps, shared_limits
 from onnxvis.audit.report_state import ReportFolder
-from onnxvis.audit.report_steps import CONTROL
+from onnxvis.audit.report_steps import CONTROL, TRUTH
 from onnxvis.audit.report_words import clean, facts, findings, interval, percent, tiles, where
 from onnxvis.errors import OutputError
 from onnxvis.render.colormap import DIVERGING, NEUTRAL, SEQUENTIAL
@@ -201,7 +202,22 @@ def _page_data(data: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, 
     colors = {m.name: base64.b64encode(m.lut.tobytes()).decode("ascii") for m in (DIVERGING, SEQUENTIAL)}
     methods = [{"name": m["name"], "title": m["title"]} for m in data["methods"]]
     shared = shared_limits(data["entries"], [m["name"] for m in data["methods"]])
-    return {"methods": methods, "shared": shared, "colors": colors, "entries": rows}
+    return {"methods": methods, "targets": _targets(data), "shared": shared, "colors": colors, "entries": rows}
+
+
+def _targets(data: Mapping[str, Any]) -> list[str]:
+    """What the first, second ... map of a picture explains, in words."""
+    names: list[str] = []
+    for spec in data["settings"]["targets"]:
+        several = re.fullmatch(r"top-?(\d+)", str(spec), re.IGNORECASE)
+        if spec == TRUTH:
+            names.append("the labelled class, where the answer is another")
+        elif several:
+            names += ["the answer", *(f"answer {k}" for k in range(2, int(several[1]) + 1))]
+        else:
+            names.append(clean(spec))
+    most = max((m["target"]["number"] + 1 for e in data["entries"] for m in e["maps"]), default=0)
+    return names[:most]
 
 
 def _sorts(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str]]:

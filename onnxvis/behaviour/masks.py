@@ -23,7 +23,7 @@ __all__ = ["TOP", "Anchors", "center_matrix", "masked_picture", "thresholds_note
 TOP = 0.005
 """The part of a unit's activations that its mask keeps, as in the paper."""
 
-_DARK = 0.22
+_DARK = 0.34
 
 
 def center_matrix(field: ReceptiveField, size: int) -> NDArray[np.float32]:

@@ -18,6 +18,8 @@ __all__ = ["PAGE_CELL", "UnitDrawing", "card_of", "rows_of"]
 PAGE_CELL = 112
 """Pixels of a picture's longer side on the page."""
 
+_RING_FROM = 128
+
 
 @dataclass
 class UnitDrawing:
@@ -51,7 +53,8 @@ class UnitDrawing:
     def strips(self) -> list[tuple[str, list[Tile]]]:
         """Kinds of pictures with their tiles."""
         patches = self.unit.patches
-        found = [("patches", [Tile(p.pixels, f"{p.value:.4g}", p.inside) for p in patches])]
+        tiles = [Tile(p.pixels, f"{p.value:.4g}", p.inside, center=p.center if _wide(p) else None) for p in patches]
+        found = [("patches", tiles)]
         if self.projections:
             drawn = zip(self.projections, patches, strict=True)
             found.append(("projection", [Tile(image, "", p.inside) for image, p in drawn]))
@@ -75,8 +78,7 @@ def rows_of(drawings: Sequence[UnitDrawing]) -> list[TileRow]:
     for one in drawings:
         for k, (name, tiles) in enumerate(one.strips()):
             heading = f"unit {one.unit.unit}" if k == 0 else ""
-            shown = tiles if k == 0 else [Tile(t.pixels, "", t.inside) for t in tiles]
-            rows.append(TileRow(heading or f"  {name}", shown, tight=k > 0))
+            rows.append(TileRow(heading or name, tiles, tight=k > 0))
     return rows
 
 
@@ -92,6 +94,11 @@ def card_of(drawing: UnitDrawing) -> UnitCard:
         strips.append(UnitStrip(name, tuple(cells)))
     words = " ".join(f"{p.name} {p.label or ''}" for p in unit.patches)
     return UnitCard(unit.layer, f"unit {unit.unit}", unit.unit, drawing.about(), tuple(strips), words)
+
+
+def _wide(patch: Patch) -> bool:
+    """A patch so large that one does not see which part of it the unit looks at most."""
+    return max(patch.pixels.shape[:2]) > _RING_FROM
 
 
 _KINDS = {"patches": "patch", "projection": "projection of patch", "mask": "activation mask of picture"}

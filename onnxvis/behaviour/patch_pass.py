@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxvis.behaviour.masks import TOP, Anchors, masked_picture, thresholds_note
 from onnxvis.behaviour.opening import LayerMaps, layer_field, pictures_of
 from onnxvis.behaviour.patch_gallery import UnitDrawing
-from onnxvis.behaviour.patches import UnitPatches, choose_units, cut_unit
+from onnxvis.behaviour.patches import choose_units, cut_unit
 from onnxvis.behaviour.stored import Pictures, Reader
 from onnxvis.behaviour.unit_projection import UnitProjector, drawn_projection
 from onnxvis.errors import UsageError
@@ -102,6 +102,7 @@ def layer_patches(
         progress(f"patches of {layer}", number, len(units))
         cut = cut_unit(layer, unit, places, field, pictures, options.per_unit)
         found.units.append(UnitDrawing(cut))
+    found.notes += _saturated(found)
     if options.projection != "none":
         _project(model, pictures, found, options, progress)
     if options.masks:
@@ -124,6 +125,16 @@ def _field_notes(model: Model, layer: str) -> Iterator[str]:
         yield "a path from the whole picture reaches the units too; patches leave it out"
 
 
+def _saturated(found: LayerPatches) -> Iterator[str]:
+    """Said where the strongest places of units are all equal: then it is their pictures' numbers that chose them."""
+    equal = [d.unit.unit for d in found.units if len(d.unit.patches) > 1 and len({p.value for p in d.unit.patches}) == 1]
+    if equal:
+        yield (
+            f"all patches of {len(equal)} of {len(found.units)} units have the same activation (a rectifier with an "
+            "upper bound is saturated): more places have it, and those of the first pictures are shown"
+        )
+
+
 def _number(value: object) -> str:
     return f"{float(value):g}"  # type: ignore[arg-type]
 
@@ -144,8 +155,8 @@ def _project(
     progress(f"projections of {found.layer}", len(found.units), len(found.units))
     found.unverified = projector.unverified
     found.notes += [
-        f"projection: {options.projection} of exactly that unit at exactly that place; gray is zero, and each patch's "
-        "largest absolute value has full color",
+        f"projection: {options.projection} of exactly that unit at exactly that place; gray is zero, full color the "
+        "99.5th percentile of each patch's absolute values",
         f"at every place the converted model agrees with the store within {projector.worst:.1e} of the layer's "
         "largest activation" + ("; UNVERIFIED, see above" if projector.unverified else ""),
         *projector.notes,
@@ -184,7 +195,3 @@ def _fitted(mask: NDArray[np.bool_], display: NDArray[np.uint8]) -> NDArray[np.b
         )
     return mask
 
-
-def units_of(found: Sequence[LayerPatches]) -> list[UnitPatches]:
-    """All units of all layers."""
-    return [drawing.unit for one in found for drawing in one.units]

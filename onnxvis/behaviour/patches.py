@@ -58,6 +58,12 @@ class Patch:
     inside: NDArray[np.bool_]
     label: str | None = None
 
+    @property
+    def center(self) -> tuple[float, float]:
+        """The center of the receptive field, ``(x, y)`` edges in ``pixels``."""
+        x0, y0, x1, y1 = self.box
+        return (x0 + x1) / 2 - self.shown[0], (y0 + y1) / 2 - self.shown[1]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without pixels."""
         return {

@@ -35,12 +35,14 @@ class Tile:
         caption: under it.
         inside: ``(h, w) bool``; the rest is hatched. None shows everything.
         marked: draw a frame around it.
+        center: a ring around this place ``(x, y)`` of ``pixels``.
     """
 
     pixels: NDArray[np.uint8]
     caption: str = ""
     inside: NDArray[np.bool_] | None = None
     marked: bool = False
+    center: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +59,23 @@ def draw_tile(tile: Tile, cell: int) -> Image.Image:
     fit = plan_fit(tile.pixels.shape[0], tile.pixels.shape[1], (cell, cell))
     drawn = fit_picture(tile.pixels, fit)
     if tile.inside is None or tile.inside.all():
-        return Image.fromarray(drawn)
+        return _ringed(Image.fromarray(drawn), tile)
     inside = Image.fromarray(tile.inside).resize((fit.width, fit.height), Image.Resampling.NEAREST)
     values = np.where(np.asarray(inside), np.float32(0), np.float32(np.nan))
     ground = np.where(np.isnan(values)[..., None], np.uint8(235), drawn)
-    return overlay(ground, values, _PLAIN, soft=False)
+    return _ringed(overlay(ground, values, _PLAIN, soft=False), tile)
+
+
+def _ringed(image: Image.Image, tile: Tile) -> Image.Image:
+    """With a ring at the tile's center, light on dark, so that it shows on any ground."""
+    if tile.center is None:
+        return image
+    x = tile.center[0] * image.width / tile.pixels.shape[1]
+    y = tile.center[1] * image.height / tile.pixels.shape[0]
+    draw = ImageDraw.Draw(image)
+    for radius, color, width in ((6.5, (20, 20, 20), 3), (6.0, (255, 214, 64), 2)):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=width)
+    return image
 
 
 def tile_uri(tile: Tile, cell: int) -> str:

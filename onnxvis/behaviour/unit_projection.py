@@ -6,6 +6,9 @@ Three ways back, which differ in what a rectifier does to the signal (``runtime.
     deconvnet           R <- R * [R > 0]              started with 1
     zfnet-deconvnet     R <- R * [R > 0]              started with the unit's activation (Zeiler & Fergus 2014)
 
+A unit's own rectifier is not passed: the signal starts below it, so that a place where it is saturated (ReLU6 at its
+upper bound, where nothing would pass) is projected like any other. Where it is active that changes nothing.
+
 The converted model that passes the signal back is held against the store: at every place it must find the activation
 that the deployed graph had there, and its ordinary gradient at the layer is compared once with finite differences.
 """
@@ -33,6 +36,8 @@ PROJECTIONS = {"guided-backprop": "guided", "deconvnet": "deconvnet", "zfnet-dec
 """Name of a projection -> what its rectifiers do."""
 
 _GRAY = 127.5
+_CLIP = 99.5
+_BELOW = "projections start below the unit's own rectifier, which they do not pass"
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class UnitProjector:
         self.model, self.layer, self.kind = model, model.layer(layer), kind
         self.batch_size = max(1, batch_size)
         self._axes = _axes(model, self.layer)
+        self._start, self._bounds = _below_rectifier(model, self.layer)
         self._allow = allow_unverified
         self._gradient_checked = False
         self.notes: tuple[str, ...] = ()
@@ -115,10 +121,11 @@ class UnitProjector:
         places = [self._axes.index(unit, p.row, p.col, len(shape)) for p in patches]
         for i, (place, patch) in enumerate(zip(places, patches, strict=True)):
             cotangent[(i, *place)] = max(patch.value, 0.0) if self.kind == "zfnet-deconvnet" else 1.0
-        found = engine.gradients({name: as_float(x)}, self.layer, [cotangent], (name,), PROJECTIONS[self.kind])
-        self.notes = found.notes
+        found = engine.gradients({name: as_float(x)}, self._start, [cotangent], (name,), PROJECTIONS[self.kind])
+        self.notes = found.notes if self._start == self.layer else (*found.notes, _BELOW)
+        answers = np.clip(found.output, *self._bounds)
         for i, (place, patch) in enumerate(zip(places, patches, strict=True)):
-            self._compare(unit, patch, float(found.output[(i, *place)]), float(np.abs(found.output[i]).max()))
+            self._compare(unit, patch, float(answers[(i, *place)]), float(np.abs(answers[i]).max()))
         if not self._gradient_checked:
             self._gradient_checked = True
             self._check_gradient(x[:1], prepared[0])
@@ -170,10 +177,26 @@ def _axes(model: Model, layer: str) -> _Axes:
     return _Axes(field.channel_axis(len(shape)) or 1, *field.spatial_axes)
 
 
+def _below_rectifier(model: Model, layer: str) -> tuple[str, tuple[float, float]]:
+    """The tensor that enters the layer's own rectifier, and what the rectifier cuts it to; the layer, where it has none."""
+    free = (layer, (-np.inf, np.inf))
+    node = model.index.producer(layer)
+    if node is None or node.op_type not in ("Relu", "Clip") or not node.input:
+        return free
+    if node.op_type == "Relu":
+        return node.input[0], (0.0, np.inf)
+    limits = [model.index.constant(name) if name else None for name in node.input[1:3]]
+    ends = [None if limit is None else float(limit.reshape(())) for limit in limits] + [None, None]
+    low, high = ends[:2]
+    return node.input[0], (-np.inf if low is None else low, np.inf if high is None else high)
+
+
 def drawn_projection(
     values: NDArray[np.float32], patch: Patch, channel_order: str = "rgb"
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A projection as a picture of its patch: gray is zero, and the patch's largest absolute value is full color.
+    """A projection as a picture of its patch: gray is zero.
+
+    Full color has the 99.5th percentile of those absolute values in the patch that are not zero.
 
     Args:
         values: ``(C, H, W)``, the input grid.
@@ -191,6 +214,8 @@ def drawn_projection(
     part = cut[0].astype(np.float64)
     part = part if part.shape[2] == 3 else np.repeat(part.mean(axis=2, keepdims=True), 3, axis=2)
     part = part[..., ::-1] if channel_order == "bgr" else part
-    largest = float(np.abs(part[patch.inside]).max(initial=0.0))
-    drawn = _GRAY + _GRAY * part / largest if largest else np.full(part.shape, _GRAY)
+    sizes = np.abs(part[patch.inside])
+    sizes = sizes[sizes > 0]
+    largest = float(np.percentile(sizes, _CLIP)) if sizes.size else 1.0
+    drawn = _GRAY + _GRAY * part / largest
     return np.rint(np.clip(drawn, 0, 255)).astype(np.uint8), patch.inside

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxvis.errors import UsageError
-from onnxvis.render.text import GRAY, INK, LINE, draw_lines, elide, font, line_height, text_width, wrap
+from onnxvis.render.text import GRAY, INK, draw_lines, elide, font, line_height, text_width, wrap
 
 __all__ = ["Tile", "TileRow", "enlarged", "tile_sheet"]
 
@@ -18,15 +18,16 @@ _TITLE, _HEADING, _CAPTION, _NOTE = 20, 14, 11, 12
 _HEADING_WIDTH = 130
 _NARROWEST = 420
 _LARGEST = 48_000_000
+_MARKED = (176, 64, 58)
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One small picture with a line under it; ``faded`` writes that line in gray."""
+    """One small picture with a line under it; ``marked`` writes that line in red."""
 
     picture: Image.Image
     caption: str = ""
-    faded: bool = False
+    marked: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def _strip(row: TileRow, most: int, size: tuple[int, int], caption: int, left: i
         if tile.caption:
             text = elide(tile.caption, _CAPTION, wide + _GAP - 2)
             place = (x + (tile.picture.width - text_width(text, _CAPTION)) / 2, y + tile.picture.height + 1)
-            draw.text((max(x, place[0]), place[1]), text, font=font(_CAPTION, text), fill=LINE if tile.faded else GRAY)
+            draw.text((max(x, place[0]), place[1]), text, font=font(_CAPTION, text), fill=_MARKED if tile.marked else GRAY)
     return strip
 
 

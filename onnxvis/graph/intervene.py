@@ -52,7 +52,13 @@ class Intervened:
 
 
 def intervene(
-    model: onnx.ModelProto, tensor: str, rank: int, elem_type: int = TensorProto.FLOAT, *, hard: bool = False
+    model: onnx.ModelProto,
+    tensor: str,
+    rank: int,
+    elem_type: int = TensorProto.FLOAT,
+    *,
+    hard: bool = False,
+    defaults: bool = True,
 ) -> Intervened:
     """Give a tensor a mask and a value as inputs.
 
@@ -63,7 +69,9 @@ def intervene(
         tensor: made by a node of the main graph.
         rank: number of the tensor's axes. Mask and value have as many; each axis is 1 or the tensor's.
         elem_type: the tensor's type: float32, float16 or float64.
-        hard: only masks of 0 and 1 will come (anything above 0 is 1): one node less to run.
+        hard: only masks of 0 and 1 will come (anything above 0 is 1): fewer nodes to run.
+        defaults: mask and value may be left out, and are 0 then. onnxruntime lists such inputs apart
+            (``get_overridable_initializers``); without defaults they are inputs like all others.
 
     Raises:
         LayerError: there is no such tensor, or it is an input, a constant, or inside a body.
@@ -73,7 +81,8 @@ def intervene(
     graph, before, fresh = _split(model, tensor)
     mask, value = fresh(MASK), fresh(VALUE)
     nodes = _hard(fresh, before, tensor, mask, value) if hard else _blended(fresh, before, tensor, mask, value)
-    constants = [numpy_helper.from_array(np.zeros([1] * rank, dtype), name) for name in (mask, value)]
+    zeros = [numpy_helper.from_array(np.zeros([1] * rank, dtype), name) for name in (mask, value)]
+    constants = zeros if defaults else []
     constants += [numpy_helper.from_array(np.asarray(n, dtype), name) for n, name in _numbers(nodes, fresh)]
     edited = _assembled(graph, before, nodes, constants)
     for name in (mask, value):

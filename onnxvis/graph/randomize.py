@@ -42,7 +42,7 @@ _FOLLOWERS = {
     "BatchNormalization": (1, 2, 3, 4),
     "PRelu": (1,),
 }
-"""Operators with learned numbers that belong to the layer before them; before the first layer they prepare the picture."""
+"""Operators with learned numbers that belong to the layer before; before the first layer they prepare the picture."""
 
 _WHOLE = {name for name in _LAYERS if "Integer" in name or name.startswith(("Q", "Dynamic"))}
 """Those whose weights are whole numbers; elsewhere whole numbers are shapes and indices."""
@@ -150,7 +150,7 @@ def _stored(model: ModelProto) -> dict[str, TensorProto]:
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
-            found |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
     return found
 
 

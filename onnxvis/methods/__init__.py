@@ -31,6 +31,7 @@ _MODULES = {
     "zfnet-deconvnet": "zfnet_deconvnet",
     "occlusion": "occlusion",
     "rise": "rise",
+    "scouter": "scouter",
 }
 
 

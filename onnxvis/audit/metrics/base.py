@@ -113,7 +113,11 @@ class Subject:
         dtype = self.x.dtype
         if dtype.kind in "ui":
             values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
-        said = {"zero": "0 in the model's input values", "mean": "the mean of each channel", "blur": "the blurred picture"}
+        said = {
+            "zero": "0 in the model's input values",
+            "mean": "the mean of each channel",
+            "blur": "the blurred picture",
+        }
         return np.asarray(values.astype(dtype)), said[name]
 
     def in_layout(self, images: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from onnxvis.behaviour.gan.interventions import WHOLE, Interventions, Region
 from onnxvis.errors import UsageError
 from onnxvis.progress import Progress, silent
 
-__all__ = ["Effects", "Trunks", "UnitEffects", "measure", "random_effects", "trunks", "unit_effects"]
+__all__ = ["Effects", "Trunks", "UnitEffects", "averaged", "mean_and_error", "measure", "presence", "random_effects", "trunks", "unit_effects"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +242,8 @@ def random_effects(
     *,
     sets: int = 8,
     seed: int = 0,
-) -> Effects:
-    """What as many random other units do: presence per sample, averaged over several random sets.
+) -> list[Effects]:
+    """What as many random other units do: the effects of several random sets; :func:`averaged` makes one of them.
 
     Args:
         interventions: on a layer.
@@ -258,10 +258,16 @@ def random_effects(
         UsageError: the layer has not as many other units.
     """
     found = list(_random_sets(interventions.layer.units, units, sets, seed))
-    each = [measure(interventions, segmenter, chosen, samples, values) for chosen in found]
+    return [measure(interventions, segmenter, chosen, samples, values) for chosen in found]
+
+
+def averaged(each: Sequence[Effects]) -> Effects:
+    """Presence per sample averaged over sets of units, measured on the same samples."""
+    first = each[0]
     off = np.mean([e.off for e in each], axis=0)
-    on = None if values is None else np.mean([e.on for e in each if e.on is not None], axis=0)
-    return Effects((), tuple(segmenter.concepts), samples.region, samples.base, off, on)
+    inserted = [e.on for e in each if e.on is not None]
+    on = np.mean(inserted, axis=0) if len(inserted) == len(each) else None
+    return Effects((), first.concepts, first.region, first.base, off, on)
 
 
 def _random_sets(layer_units: int, units: Sequence[int], sets: int, seed: int) -> Iterator[list[int]]:

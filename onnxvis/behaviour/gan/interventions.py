@@ -122,13 +122,13 @@ class Interventions:
         generator, layer = self.generator, self.layer
         elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(layer.dtype))
         try:
-            return intervene(generator.file.proto, layer.tensor, 4, elem_type), generator.file.data_folder
+            return intervene(generator.file.proto, layer.tensor, 4, elem_type, defaults=False), generator.file.data_folder
         except ConversionError as error:
             canonical = generator.canonical
             if layer.tensor in canonical.twins or layer.dtype == "float16":
                 raise
             self.notes.append(f"the canonical form of the file is edited, because {error}")
-            return intervene(canonical.model, layer.tensor, 4), None
+            return intervene(canonical.model, layer.tensor, 4, defaults=False), None
 
     def _neutral_difference(self) -> float:
         generator = self.generator
@@ -194,11 +194,11 @@ class Interventions:
             value: ``(1, U, h|1, w|1)``.
         """
         forced = {self.edited.mask: self.layer.in_layout(mask), self.edited.value: self.layer.in_layout(value)}
-        rows = {**{n: feeds[n] for n in self._read_behind}, self.edited.before: self.layer.in_layout(activation)}
-        return self._chunked(rows, forced, (self.edited.before, self.edited.mask, self.edited.value))
+        rows = {**{n: feeds[n] for n in self.read_behind}, self.edited.before: self.layer.in_layout(activation)}
+        return self._chunked(rows, forced, (self.edited.before,))
 
     @functools.cached_property
-    def _read_behind(self) -> tuple[str, ...]:
+    def read_behind(self) -> tuple[str, ...]:
         """Inputs of the generator that the part behind the layer reads as well."""
         from onnxvis.graph.cut import needed_nodes
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from onnxvis.behaviour.index.nearest import build_index
 from onnxvis.behaviour.index.rows import TABLE, Answer, lance_module, open_table, to_table
 from onnxvis.behaviour.index.shard import IndexSpec, Partial
 from onnxvis.behaviour.index.store import ANN_FROM, MANIFEST, TALLIES
@@ -97,13 +98,11 @@ class StoreFolder:
         self._since_compaction = 0
 
     def build_ann(self, vectors: int) -> dict[str, str]:
-        """Approximate indexes of the embeddings, one for each metric, where there are many; what they are, in words."""
+        """An approximate index of the embeddings where there are many; what it is, in words, by metric."""
         if vectors < ANN_FROM:
             return {}
-        from onnxvis.behaviour.index.nearest import build_indexes
-
         with _said(self.path / TABLE):
-            return build_indexes(open_table(self.path), vectors, self.spec.embedding.units)
+            return build_index(open_table(self.path), vectors)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest.

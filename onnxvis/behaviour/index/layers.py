@@ -58,7 +58,7 @@ class Tap:
     def vectors(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """``(N, U)`` float32: the mean over the places."""
         maps = self.maps(array)
-        return maps.reshape(*maps.shape[:2], -1).mean(axis=2, dtype=np.float32)
+        return np.asarray(maps.reshape(*maps.shape[:2], -1).mean(axis=2, dtype=np.float32))
 
 
 def unit_taps(model: Model, names: Sequence[str]) -> tuple[Tap, ...]:

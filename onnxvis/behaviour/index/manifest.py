@@ -70,8 +70,8 @@ def begin(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if different:
         first = different[0]
         raise UsageError(
-            f"{path} was begun with another {first} ({_short(theirs[first])}, now {_short(ours[first])}), and one "
-            "store answers for one question. Give the same command to go on, or choose another --out."
+            f"{path} was begun with another {first} ({_short(theirs[first])}, now {_short(ours[first])}), so it cannot "
+            "go on. Give the same command as then, or choose another --out."
         )
     return dict(known)
 
@@ -107,7 +107,8 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "set of layers": [layer["tensor"] for layer in manifest["layers"]],
         "embedding": manifest["embedding"]["tensor"],
         **{f"option {name}": value for name, value in manifest["options"].items()},
-        "set of pictures": [manifest["pictures"]["count"], manifest["pictures"]["sha256"]],
+        "number of pictures": manifest["pictures"]["count"],
+        "set of pictures (paths, sizes or labels)": manifest["pictures"]["sha256"],
     }
 
 

@@ -67,6 +67,7 @@ def lance_module() -> Any:
     Raises:
         DependencyError: it is not installed.
     """
+    os.environ.setdefault("LANCE_LOG", "error")  # its warnings are advice to whoever builds its indexes
     try:
         import lance
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,11 @@ from onnxvis.reading import ListedPicture, Read, prepare_ahead
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
+    from onnxvis.preprocessing import Prepared
 
 __all__ = ["IndexSpec", "Partial", "Shard", "index_shard", "run_batch"]
 
-ReadPicture = Read[ListedPicture, "Prepared"]
+ReadPicture: TypeAlias = "Read[ListedPicture, Prepared]"
 _NOT_FINITE = "the model answers with NaN or infinity on this picture"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.behaviour.index.concepts import ConceptCounts, ConceptTally
+from onnxvis.behaviour.index.nearest import candidates, exact_nearest, matrix
 from onnxvis.behaviour.index.rows import PLAIN as ROW_COLUMNS
 from onnxvis.behaviour.index.rows import PictureRow, lance_module, open_table, read_rows
 from onnxvis.behaviour.index.tally import LayerTally, Tally, TopPlaces
@@ -29,7 +30,6 @@ CONCEPTS = "concepts"
 FORMAT = 1
 ANN_FROM = 50_000
 """Vectors from which :meth:`Store.nearest` asks an approximate index instead of comparing with each."""
-_BLOCK = 1 << 15
 
 
 class Store:
@@ -100,7 +100,7 @@ class Store:
             return np.zeros(0, np.int64), np.zeros((0, int(self.manifest["embedding"]["size"])), np.float32)
         found = self._table.to_table(columns=["id", "embedding"], filter="embedding IS NOT NULL").combine_chunks()
         ids = found["id"].to_numpy()
-        vectors = _matrix(found["embedding"], int(self.manifest["embedding"]["size"]))
+        vectors = matrix(found["embedding"], int(self.manifest["embedding"]["size"]))
         order = np.argsort(ids, kind="stable")
         return ids[order].astype(np.int64), vectors[order]
 
@@ -109,8 +109,8 @@ class Store:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The k pictures whose embeddings are nearest to a vector, nearest first.
 
-        Exact where the store holds fewer than :data:`ANN_FROM` vectors or has no index for the metric; beyond, the
-        candidates come from the store's approximate index (:attr:`nearest_how` says which), with exact distances.
+        Exact where the store holds fewer than :data:`ANN_FROM` vectors. Beyond, candidates for the Euclidean distance
+        come from the store's approximate index and are then compared exactly; :meth:`nearest_how` says what is asked.
 
         Args:
             vector: ``(D,)``.
@@ -123,8 +123,6 @@ class Store:
         Raises:
             UsageError: another metric, or a vector of another size.
         """
-        from onnxvis.behaviour.index.nearest import exact_nearest, indexed_candidates
-
         query = np.asarray(vector, np.float32).reshape(-1)
         size = int(self.manifest["embedding"]["size"])
         if metric not in ("euclidean", "cosine") or query.size != size or k < 1 or not np.isfinite(query).all():
@@ -134,10 +132,8 @@ class Store:
             )
         if self._table is None:
             return np.zeros(0, np.int64), np.zeros(0)
-        if metric in self.manifest.get("ann", {}):
-            ids, vectors = indexed_candidates(self._table, query, k, metric)
-        else:
-            ids, vectors = self._vectors
+        large = bool(self.manifest["ann"])
+        ids, vectors = candidates(self._table, query, k, metric) if large else self._vectors
         return exact_nearest(ids, vectors, query, k, metric)
 
     @functools.cached_property
@@ -146,7 +142,7 @@ class Store:
 
     def nearest_how(self, metric: Metric = "euclidean") -> str:
         """One sentence: whether :meth:`nearest` is exact for this metric, and if not, what it asks."""
-        note = self.manifest.get("ann", {}).get(metric)
+        note = self.manifest["ann"].get(metric)
         return f"approximate: {note}" if note else "exact: compared with every embedding of the store"
 
     # --- units -----------------------------------------------------------------------------------
@@ -232,10 +228,3 @@ class Store:
             names, masks["quantile"], counts["thresholds"], counts["both"][:, : len(names)], counts["masked"],
             counts["labeled"][: len(names)], found.pictures,
         )  # fmt: skip
-
-
-def _matrix(column: Any, size: int) -> NDArray[np.float32]:
-    chunk = column.combine_chunks() if hasattr(column, "combine_chunks") else column
-    chunks = chunk.chunks if hasattr(chunk, "chunks") else [chunk]
-    parts = [part.flatten().to_numpy(zero_copy_only=False).reshape(-1, size) for part in chunks]
-    return np.concatenate(parts) if parts else np.zeros((0, size), np.float32)

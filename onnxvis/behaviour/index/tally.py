@@ -73,13 +73,14 @@ class LayerTally:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything as arrays, in one form for equal contents."""
-        top = {"values": self.top.values, "images": self.top.images, "places": self.top.places}
+        top: dict[str, NDArray[Any]] = {"values": self.top.values, "images": self.top.images, "places": self.top.places}
         return top | {f"sketch.{name}": array for name, array in self.sketch.state().items()}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> LayerTally:
         """The inverse of :meth:`state`."""
-        made = cls(*arrays["values"].shape, accuracy=0.1)
+        units, k = arrays["values"].shape
+        made = cls(units, k, accuracy=0.1)
         made.top.values = arrays["values"].astype(np.float32)
         made.top.images, made.top.places = (arrays[n].astype(np.int64) for n in ("images", "places"))
         prefix = "sketch."

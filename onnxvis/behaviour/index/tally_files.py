@@ -48,7 +48,7 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **{name: _narrow(array) for name, array in arrays.items()})
     data = stream.getvalue()
-    packed = pa.Codec("zstd", compression_level=1).compress(data, asbytes=True)
+    packed: bytes = pa.Codec("zstd", compression_level=1).compress(data, asbytes=True)
     return _HEAD.pack(_MAGIC, len(data), hashlib.sha256(packed).digest()) + packed
 
 

@@ -140,7 +140,6 @@ class _Store:
                 old.unlink()
         path = self.folder / f"values-{uuid.uuid4().hex[:8]}.npy"
         self.values = np.lib.format.open_memmap(path, "w+", dtype, (self.count, *row_shape))
-        self._path = path
 
     def put(self, rows: Sequence[int], values: np.ndarray) -> None:
         """Write some rows."""

@@ -22,12 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxvis.behaviour.scouter.settings import HeadForm
+from onnxvis.behaviour.scouter.settings import SMALLEST_SUM, HeadForm
 
-__all__ = ["SMALLEST_SUM", "XSlotHead", "position_encoding"]
+__all__ = ["XSlotHead", "position_encoding"]
 
-SMALLEST_SUM = 1e-6
-"""Row sums nearer to zero than this count as this (with their sign), so that no division overflows."""
 _TEMPERATURE = 10000.0
 
 
@@ -74,6 +72,16 @@ class XSlotHead(nn.Module):
         self.keys = _layers(chosen.dim, chosen.key_layers)
         self.queries = _layers(chosen.dim, chosen.query_layers)
         self.update = nn.GRUCell(chosen.dim, chosen.dim)
+
+    def calibrate(self, features: Tensor) -> None:
+        """Divide the convolution's first weights by the root mean square of some features ``(N, C, H, W)``.
+
+        Backbones differ in scale by orders of magnitude; the head should not start saturated because of it.
+        """
+        scale = float(features.double().pow(2).mean().sqrt())
+        if scale > 0:
+            with torch.no_grad():
+                self.reduce.weight /= scale
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, attention and area."""

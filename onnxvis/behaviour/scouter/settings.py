@@ -8,10 +8,12 @@ from typing import Any
 
 from onnxvis.errors import UsageError
 
-__all__ = ["EXPLANATIONS", "HeadForm", "HeadSettings", "TrainingSettings"]
+__all__ = ["EXPLANATIONS", "SMALLEST_SUM", "HeadForm", "HeadSettings", "TrainingSettings"]
 
 EXPLANATIONS = {"positive": 1, "negative": -1}
 """The sign e of the paper's confidence, by its word."""
+SMALLEST_SUM = 1e-6
+"""Sums of products nearer to zero than this count as this (with their sign), so that no division overflows."""
 
 
 def _whole(name: str, value: Any, least: int) -> None:
