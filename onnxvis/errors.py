@@ -7,7 +7,9 @@ and exits with code 2. A message says what was wrong, where (file, node, tensor)
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "ConversionError",
@@ -24,6 +26,7 @@ __all__ = [
     "UnsupportedOperatorError",
     "UsageError",
     "did_you_mean",
+    "require",
 ]
 
 
@@ -93,3 +96,24 @@ def did_you_mean(word: str, choices: Iterable[str], limit: int = 5) -> str:
     near += [c for c in folded if word and word.casefold() in c and c not in near]
     names = [repr(folded[n]) for n in near[:limit]]
     return f" Did you mean {' or '.join(names)}?" if names else ""
+
+
+def require(module: str, extra: str, purpose: str) -> Any:
+    """An optional package, imported.
+
+    Args:
+        module: its import name.
+        extra: the extra of onnxvis that brings it.
+        purpose: what needs it, to begin the message with.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != module.split(".", maxsplit=1)[0]:
+            raise
+        raise DependencyError(
+            f'{purpose} needs {error.name}, which is not installed: pip install "onnxvis[{extra}]".'
+        ) from error

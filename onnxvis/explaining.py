@@ -140,8 +140,10 @@ def request(model: Model, method: str, options: Mapping[str, Any], layer: str | 
     if layer is not None and not found.uses_layer:
         raise UsageError(f"method {found.name} does not work at a layer; leave the layer out.")
     choice = _layer_choice(model, layer) if found.uses_layer else None
-    if found.applies is not None and (choice is not None or not found.uses_layer):
+    if found.applies is not None and choice is not None:
         found.applies(model, choice)
+    if found.suits is not None:
+        found.suits(model)
     if found.needs_gradient:
         model.engine.backend()
     return Request(found, parsed, choice)

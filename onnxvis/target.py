@@ -5,6 +5,7 @@ on the command line is linear in the logits, so its derivative is a constant arr
 
     282, "tabby", "top1"        one logit
     "top3"                      three targets
+    "least", "least3"           the class with the lowest logit, or the three lowest, the lowest first
     "tabby - tiger cat"         a contrast: why the first and not the second
     "cat @ 40,60"               a class at row 40, column 60 of a dense output
     "cat @ 40,60,50,80"         a class averaged over rows 40 to 49, columns 60 to 79
@@ -21,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxvis.errors import TargetError
+from onnxvis.errors import TargetError, require
 from onnxvis.labels import Labels
 
 __all__ = ["OutputForm", "Score", "TargetSpec", "is_several", "resolve"]
 
 TargetSpec = int | str | Callable[[Any], Any]
 _TOP = re.compile(r"top-?(\d+)", re.IGNORECASE)
+_LEAST = re.compile(r"least-?(\d*)", re.IGNORECASE)
 _DIFFERENCES_UP_TO = 4096
 _ROWS = 512
 _POSITION = re.compile(r"^(?P<label>[^@]+?)\s*@\s*(?P<place>\d+(?:,\d+)*|all|best)$", re.IGNORECASE)
@@ -66,8 +68,10 @@ class Score:
 
 def is_several(spec: TargetSpec) -> bool:
     """Whether a target stands for more than one score: "top3" does, "top1" and a label "top hat" do not."""
-    match = _TOP.fullmatch(spec.strip()) if isinstance(spec, str) else None
-    return match is not None and int(match[1]) != 1
+    if not isinstance(spec, str):
+        return False
+    match = _TOP.fullmatch(spec.strip()) or _LEAST.fullmatch(spec.strip())
+    return match is not None and int(match[1] or 1) != 1
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def resolve(
     output = _Output(logits, labels, form or OutputForm(class_axis))
     if isinstance(spec, str) and (match := _TOP.fullmatch(spec.strip())):
         return [_class_score(output, index, spec, None) for index in output.top(int(match[1]), spec)]
+    if isinstance(spec, str) and (match := _LEAST.fullmatch(spec.strip())):
+        return [_class_score(output, index, spec, None) for index in output.least(int(match[1] or 1), spec)]
     return [_one(output, spec)]
 
 
@@ -131,12 +137,19 @@ class _Output:
         return np.asarray(self.logits.take(index + self.form.first_class, axis=self.form.class_axis))
 
     def top(self, count: int, spec: str) -> list[int]:
+        return self._ranked(count, spec)[:count]
+
+    def least(self, count: int, spec: str) -> list[int]:
+        return self._ranked(count, spec)[::-1][:count]
+
+    def _ranked(self, count: int, spec: str) -> list[int]:
+        """Every class, the highest logit first."""
         if not 1 <= count <= self.classes:
             raise TargetError(f"{spec!r} asks for {count} classes; the model has {self.classes}.")
         rows = np.moveaxis(self.logits, self.form.class_axis, 0)[self.form.first_class :]
         values = rows.reshape(len(rows), -1).astype(np.float64)
         ranking = values.max(axis=1) if self.form.detector else values.mean(axis=1)
-        return [int(i) for i in np.argsort(-ranking, kind="stable")[:count]]
+        return [int(i) for i in np.argsort(-ranking, kind="stable")]
 
 
 def _one(output: _Output, spec: int | str) -> Score:
@@ -161,6 +174,8 @@ def _one(output: _Output, spec: int | str) -> Score:
 def _class_index(output: _Output, text: str) -> int:
     if match := _TOP.fullmatch(text):
         return output.top(int(match[1]), text)[-1]
+    if match := _LEAST.fullmatch(text):
+        return output.least(int(match[1] or 1), text)[-1]
     if re.fullmatch(r"-?\d+", text):
         return int(text)
     return output.labels.find(text)
@@ -217,9 +232,8 @@ def _call(function: Callable[[Any], Any], logits: Any) -> np.ndarray:
 
 def _call_with_tensor(function: Callable[[Any], Any], logits: Any, reason: Exception) -> np.ndarray:
     """The same for a function written for torch; ``reason`` is why it does not take an array."""
-    import torch
-
     try:
+        torch = require("torch", "torch", "a target function written for torch")
         found = function(torch.from_numpy(np.asarray(logits)))
         return np.asarray(torch.as_tensor(found).detach().numpy(), dtype=np.float64)
     except Exception as error:
@@ -259,8 +273,7 @@ def _callable_cotangent(function: Callable[[Any], Any], logits: np.ndarray) -> n
 
 
 def _autograd_cotangent(function: Callable[[Any], Any], point: np.ndarray) -> np.ndarray:
-    import torch
-
+    torch = require("torch", "torch", f"a target function of an output of this size ({point.size:,} values)")
     variable = torch.from_numpy(point[None].copy()).requires_grad_(True)
     try:
         (gradient,) = torch.autograd.grad(function(variable).sum(), variable)

@@ -168,7 +168,7 @@ def randomization_test(
         report("randomization", number - 1, len(groups))
         chosen = [layer for g in groups[:number] for layer in g] if mode == "cascading" else group
         tensors = [tensor for layer in chosen for tensor in layer.tensors]
-        stages += run.stage(randomised(model, tensors, seed, how), number, chosen, len(layers))
+        stages += run.stage(randomized(model, tensors, seed, how), number, chosen, len(layers))
     report("randomization", len(groups), len(groups))
     depth = np.cumsum([len(group) for group in groups]) / len(layers)
     upper = max(1, int((depth <= _HALF).sum()))
@@ -197,7 +197,7 @@ def _reached(groups: list[list[WeightLayer]], deepest: float) -> list[list[Weigh
     return groups[: max(1, int((depth <= deepest + 1e-9).sum()))]
 
 
-def randomised(model: Model, tensors: Sequence[str], seed: int, how: str) -> Model:
+def randomized(model: Model, tensors: Sequence[str], seed: int, how: str) -> Model:
     """The same model with other weights."""
     return rebuilt(model, read_model(randomize(with_weights(model.file), tensors, seed=seed, how=how)))
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnxvis.audit.randomization import randomization_test
+from onnxvis.audit.randomization import DEPENDS, UNCHANGED, randomization_test
 from onnxvis.audit.report_steps import Work
 from onnxvis.audit.selection import Item
-from onnxvis.audit.selftests import NOT_RUN, self_tests
+from onnxvis.audit.selftests import FAILED, NOT_RUN, PASSED, self_tests
 from onnxvis.errors import OnnxvisError
 from onnxvis.prediction import same_shape
 from onnxvis.progress import Progress
 
+if TYPE_CHECKING:
+    from onnxvis.preprocessing import Prepared
+
 __all__ = ["run_checks"]
 
 _QUICK_PICTURES, _FULL_PICTURES = 2, 4
-_QUICK_STAGES, _FULL_STAGES = 3, 8
+_STAGES = 8
 _RANDOMIZATION = "randomization"
 
 
@@ -44,20 +47,32 @@ def run_checks(work: Work, items: Sequence[Item], progress: Progress) -> dict[st
         tests = [_plain(dataclasses.asdict(test)) for test in found]
     except OnnxvisError as error:
         tests = [_not_run("self-tests", str(error))]
-    random: dict[str, Any] | None = None
-    try:
-        stages = _FULL_STAGES if work.full else _QUICK_STAGES
-        outcome = randomization_test(
-            work.model, prepared, methods, seed=seed, max_stages=stages,
-            batch_size=work.settings.batch_size, progress=progress,
-        )  # fmt: skip
-        random = _plain(outcome.to_dict())
-        tests = [test for test in tests if test["name"] != _RANDOMIZATION]
-    except OnnxvisError as error:
-        tests.append(_not_run(_RANDOMIZATION, str(error)))
+    random = _by_stages(work, prepared, methods, progress) if work.full else None
+    if random is not None:
+        tests = [t for t in tests if t["name"] != _RANDOMIZATION] + [_row(v) for v in random["verdicts"]]
     result = {"pictures": pictures, "self_tests": tests, "randomization": random}
     work.folder.save_part("checks", result)
     return result
+
+
+def _by_stages(
+    work: Work, prepared: Sequence[Prepared], methods: Sequence[str], progress: Progress
+) -> dict[str, Any] | None:
+    """The randomization test down to the first layer, with every stage; the self-tests go half way."""
+    try:
+        found = randomization_test(
+            work.model, prepared, methods, seed=work.settings.seed, max_stages=_STAGES,
+            batch_size=work.settings.batch_size, progress=progress,
+        )  # fmt: skip
+    except OnnxvisError:  # the self-tests met the same error, and their rows say it
+        return None
+    return dict(_plain(found.to_dict()))
+
+
+def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    outcome = {DEPENDS: PASSED, UNCHANGED: FAILED}.get(verdict["verdict"], NOT_RUN)
+    numbers = {k: verdict[k] for k in ("method", "value", "bound", "sentence")}
+    return {"name": _RANDOMIZATION, "outcome": outcome, **numbers}
 
 
 def _not_run(name: str, reason: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from onnxvis.audit.randomization import DEPENDS, UNCHANGED
 from onnxvis.render.scale import format_value
 
 __all__ = ["Fact", "Finding", "clean", "facts", "findings", "interval", "percent", "tiles", "where"]
@@ -108,10 +107,7 @@ def _outcomes(data: Mapping[str, Any]) -> Counter[str]:
     checks = data["checks"]
     if not checks:
         return Counter()
-    counts = Counter(test["outcome"] for test in checks["self_tests"])
-    for verdict in (checks["randomization"] or {"verdicts": ()})["verdicts"]:
-        counts[{DEPENDS: "passed", UNCHANGED: "failed"}.get(verdict["verdict"], "not run")] += 1
-    return counts
+    return Counter(test["outcome"] for test in checks["self_tests"])
 
 
 def findings(data: Mapping[str, Any]) -> list[Finding]:
@@ -124,14 +120,7 @@ def findings(data: Mapping[str, Any]) -> list[Finding]:
         )  # fmt: skip
     found += _about_answers(data)
     titles = {m["name"]: m["title"] for m in data["methods"]}
-    checks = data["checks"] or {"self_tests": [], "randomization": None}
-    for verdict in (checks["randomization"] or {"verdicts": ()})["verdicts"]:
-        mark = {DEPENDS: "good", UNCHANGED: "bad"}.get(verdict["verdict"], "note")
-        found.append(Finding(mark, f"{titles.get(verdict['method'], verdict['method'])}: {verdict['sentence']}"))
-    for test in checks["self_tests"]:
-        if test["outcome"] == "failed":
-            of = f" of {titles.get(test['method'], test['method'])}" if test["method"] else ""
-            found.append(Finding("bad", f"Self-test {test['name']!r}{of} failed: {test['sentence']}"))
+    found += _about_tests(data, titles)
     found += _against_chance(data, titles)
     for one in data["skipped"]:
         found.append(Finding("note", f"{titles.get(one['method'], one['method'])} was left out: {one['reason']}"))
@@ -151,11 +140,26 @@ def _about_answers(data: Mapping[str, Any]) -> list[Finding]:
         return []
     wrong = right["misclassified_in_all"]
     text = f"The model's first answer is right on {right['labelled'] - wrong} of {right['labelled']} labelled pictures"
-    text += f" ({interval(right['top1'], True)}); among its five first on {percent(right['top5']['mean'])}."
+    text += f", {interval(right['top1'], True)}; among its five first on {percent(right['top5']['mean'])}."
     if right["confusions"] and right["confusions"][0]["pictures"] > 1:
         worst = right["confusions"][0]
         text += f" Most often {worst['truth']!r} was taken for {worst['predicted']!r} ({worst['pictures']} times)."
     return [Finding("note", text)]
+
+
+def _about_tests(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[Finding]:
+    """Every method's randomization test, which weighs most, and whatever else failed."""
+    said = []
+    for test in (data["checks"] or {"self_tests": []})["self_tests"]:
+        name, text = str(test["method"] or ""), str(test["sentence"])
+        title = titles.get(name, name)
+        text = title + text[len(name) :] if name and text.startswith(name) else text
+        mark = {"passed": "good", "failed": "bad"}.get(test["outcome"], "note")
+        if test["name"] == "randomization":
+            said.append(Finding(mark, text if text.startswith(title) else f"{title}: {text}"))
+        elif mark == "bad":
+            said.append(Finding(mark, f"Self-test {test['name']!r}{f' of {title}' if title else ''} failed: {text}"))
+    return said
 
 
 def _against_chance(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[Finding]:

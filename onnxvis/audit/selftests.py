@@ -247,7 +247,9 @@ def _input_shift(trial: _Trial, shifted: Model | str) -> SelfTest:
     except OnnxvisError as error:
         return SelfTest("input shift", trial.name, NOT_RUN, None, _SHIFTED, str(error))
     change = _change(trial.found, again)
-    text = f"pictures and network shifted by {_SHIFT:g}, all answers the same: maps change by {change:.1e} of their size"
+    text = (
+        f"pictures and network shifted by {_SHIFT:g}, all answers the same: maps change by {change:.1e} of their size"
+    )
     if change > _SHIFTED:
         text += "; it depends on where zero lies in the input's values (its baseline)"
     return SelfTest("input shift", trial.name, PASSED if change <= _SHIFTED else FAILED, change, _SHIFTED, text)

@@ -384,7 +384,7 @@
   by("reset").addEventListener("click", reset);
   by("all").addEventListener("click", () => { off = new Set(); legend(); later(); });
   by("none").addEventListener("click", () => { off = new Set(mode.classes.keys()); legend(); later(); });
-  by("bar").addEventListener("submit", (event) => event.preventDefault());
+  by("tools").addEventListener("submit", (event) => event.preventDefault());
 
   const resize = () => {
     const box = plot.getBoundingClientRect();

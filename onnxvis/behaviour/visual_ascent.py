@@ -7,7 +7,6 @@ out the same (to rounding) whatever else is in the batch.
 from __future__ import annotations
 
 import io
-import os
 import time
 import zipfile
 from collections.abc import Sequence
@@ -144,7 +143,7 @@ def climb(
     ascent = Ascent(model, space, target, recipe, seed, restarts)
     base = space.start if recipe.parametrization == "pixel" else np.full(space.channels, 0.5, np.float32)
     values = parametrization(recipe, ascent.canvas, base)
-    state = _loaded(checkpoint, key)
+    state, damaged = _loaded(checkpoint, key)
     if state is None:
         start = np.stack([values.start(np.random.default_rng([seed, r])) for r in range(restarts)])
         state = Climb(0, start, np.zeros_like(start), np.zeros_like(start), [[] for _ in range(restarts)])
@@ -158,7 +157,7 @@ def climb(
             step, first, second = _step(ascent, values.gradient(pictures, gradient), state)
             moved = _blurred(ascent, values.moved(state.variables, step), state.step + 1)
             # From here on nothing can be interrupted half-way: plain assignments.
-            state.variables, state.first, state.second, state.notes = moved, first, second, notes
+            state.variables, state.first, state.second, state.notes = moved, first, second, (*notes, *damaged)
             for mine, score in zip(state.scores, scores, strict=True):
                 mine.append(float(score))
             state.step += 1
@@ -237,9 +236,7 @@ def _score_gradient(
     for begin in range(0, len(looks), batch_size):
         some = looks[begin : begin + batch_size]
         x = ascent.space.to_input(np.stack([look.see(pictures[look.restart]) for look in some]))
-        cotangents = target.cotangents(len(some))
-        shape = (len(some), *model.shapes[target.tensor][1:]) if target.kind != "class" else cotangents.shape
-        found = model.engine.gradients({name: x}, target.tensor, [cotangents.reshape(shape)], (name,))
+        found = model.engine.gradients({name: x}, target.tensor, [target.cotangents(len(some))], (name,))
         back = ascent.space.from_gradient(found.grads[0][name])
         for look, score, one in zip(some, target.value(found.output), back, strict=True):
             scores[look.restart] += score / ascent.recipe.views
@@ -308,19 +305,20 @@ def _save(path: Path, key: str, state: Climb) -> None:
         raise OutputError(f"cannot keep the state in {path}: {error.strerror or error}.") from error
 
 
-def _loaded(path: Path | None, key: str) -> Climb | None:
-    """The state of an earlier climb of the same key; another one's, or a damaged file, is not used."""
+def _loaded(path: Path | None, key: str) -> tuple[Climb | None, tuple[str, ...]]:
+    """The state of an earlier climb of the same key; a damaged file is set aside, with a note."""
     if path is None or not path.is_file():
-        return None
+        return None, ()
     try:
         with np.load(path, allow_pickle=False) as data:
             if str(data["key"]) != key:
-                return None
+                return None, ()
             stages = {int(n.removeprefix("stage_")): data[n] for n in data.files if n.startswith("stage_")}
             scores: Sequence[list[float]] = data["scores"].tolist()
             notes = tuple(str(note) for note in data["notes"])
             arrays = (data["variables"], data["first"], data["second"])
-            return Climb(int(data["step"]), *arrays, list(scores), stages, False, notes)
+            return Climb(int(data["step"]), *arrays, list(scores), stages, False, notes), ()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        os.replace(path, path.with_suffix(".damaged"))
-        return None
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        return None, (f"the state of an earlier climb could not be read and was set aside as {aside.name}",)

@@ -89,7 +89,7 @@ def audit(
 
     The folder holds index.html (opens in any browser, loads nothing), audit.json (the same as data) and every map
     with its manifest. After an interruption the same command goes on. Exit code 2 when a picture or map failed.
-    """
+    """  # noqa: D301 - the backslashes keep lines of --help apart
     from onnxvis.cli.audit import AuditJob, run_audit
 
     opened = o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients)
@@ -142,7 +142,7 @@ def replay(
 
     What differs is named: the model (and which weights, for a report), the picture, the preprocessing, the answer,
     versions, and the map with its largest difference and correlation.
-    """
+    """  # noqa: D301 - the backslashes keep lines of --help apart
     from onnxvis.cli.replay import ReplayJob, run_replay
 
     job = ReplayJob(

@@ -161,8 +161,10 @@ class Method:
         uses_layer: whether it works at a layer.
         caution: when it misleads, in one sentence.
         quick: options that make a cheap trial run, for ``onnxvis check``.
-        applies: raises a :class:`~onnxvis.errors.LayerError` (a :class:`~onnxvis.errors.ModelError`) where the method
-            cannot be used on a model at a layer (``None`` for a method without one); asked before anything runs.
+        applies: raises a :class:`~onnxvis.errors.LayerError` where the method cannot be used on a model at a
+            layer; asked before anything runs.
+        suits: raises a :class:`~onnxvis.errors.ModelError` where a model lacks what the method reads; asked before
+            anything runs.
     """
 
     name: str
@@ -175,7 +177,8 @@ class Method:
     uses_layer: bool = False
     caution: str = ""
     quick: Mapping[str, Any] = field(default_factory=dict)
-    applies: Callable[[Model, LayerChoice | None], None] | None = None
+    applies: Callable[[Model, LayerChoice], None] | None = None
+    suits: Callable[[Model], None] | None = None
 
     def parse_options(self, given: Mapping[str, Any]) -> Any:
         """An instance of the options class.

@@ -27,7 +27,7 @@ from onnxvis.errors import ModelError, UsageError
 from onnxvis.graph.index import GraphIndex
 from onnxvis.kernels.upsample import upsample_bilinear
 from onnxvis.methods.arguments import one_of
-from onnxvis.methods.base import Attribution, LayerChoice, Method, Task, option
+from onnxvis.methods.base import Attribution, Method, Task, option
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
@@ -224,7 +224,7 @@ def _attribution(
     )
 
 
-def _applies(model: Model, layer: LayerChoice | None) -> None:
+def _suits(model: Model) -> None:
     find_slot_attention(model)
 
 
@@ -235,7 +235,7 @@ METHOD = Method(
     paper="Li et al., ICCV 2021",
     attribute=attribute,
     options=ScouterOptions,
-    applies=_applies,
+    suits=_suits,
     caution="It explains the classifier with the slot head, not the one whose backbone it shares; a place has seen more "
     "of the picture than the square it is drawn on.",
 )

@@ -41,12 +41,12 @@ def gradient_backend(choice: str, graph: onnx.ModelProto, provider: Provider, fl
         ConversionError: the graph cannot be differentiated by what was chosen.
         DependencyError: torch was asked for and is not installed.
     """
-    installed = importlib.util.find_spec("torch") is not None
+    installed = all(importlib.util.find_spec(name) is not None for name in ("torch", "onnx2torch"))
     if choice == "onnx":
         return _onnx(graph, provider, float64, "")
     if choice == "torch" and not installed:
         raise DependencyError(
-            "gradients='torch' needs PyTorch: `pip install torch`, or use gradients='onnx', which needs none."
+            "gradients='torch' needs torch: pip install \"onnxvis[torch]\". Or use gradients='onnx', which needs none."
         )
     if not installed:
         return _onnx(graph, provider, float64, "torch is not installed")

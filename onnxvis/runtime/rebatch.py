@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from onnxvis.errors import ConversionError, ModelError
+from onnxvis.errors import ConversionError, ModelError, require
 from onnxvis.graph.batch_edits import Edit
 from onnxvis.runtime.baked import GROWTH, Pair, Rows, changes
 
@@ -44,8 +44,9 @@ def find_edits(
     Raises:
         ModelError: a node loses or mixes images in a way that cannot be repaired; it is named.
         ConversionError: a node cannot be run in torch.
+        DependencyError: torch is not installed.
     """
-    import torch
+    torch = require("torch", "torch", "finding where a batch size is baked in")
 
     from onnxvis.converters import convert
 

@@ -31,6 +31,7 @@ __all__ = ["UnitSet", "greedy_set", "has_gradient", "optimized_set"]
 
 _MOMENTS = (0.9, 0.99)
 _SMALL = 1e-8
+_RISE = 13 / 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +65,18 @@ def optimized_set(
     ids: Sequence[int],
     count: int = 8,
     seed: int = 0,
-    steps: int = 80,
+    steps: int = 120,
     batch: int = 8,
     penalty: float = 0.01,
     rate: float = 0.05,
     gradients: str = "auto",
     progress: Progress = silent,
 ) -> UnitSet:
-    """The paper's search: Adam on alpha, a random half-size rectangle P at each step.
+    """The paper's search: Adam on alpha, a random rectangle P of half the sides or more at each step.
+
+    The paper fixes the penalty by hand. Here it rises by a twelfth after each step in which alpha is longer than a set
+    of ``count`` whole units, and sinks as much where it is shorter than half of that, so that what is left at the end
+    is about such a set.
 
     Args:
         interventions: on a layer that exists in the canonical form.
@@ -83,7 +88,7 @@ def optimized_set(
         seed: of samples, batches and places.
         steps: of the search.
         batch: samples in each.
-        penalty: of the squared length of alpha.
+        penalty: of the squared length of alpha, to begin with.
         rate: step size of Adam.
         gradients: who computes them: "auto", "torch" or "onnx".
         progress: told of every step.
@@ -112,11 +117,14 @@ def optimized_set(
         moments[1] += (1 - _MOMENTS[1]) * (slope**2 - moments[1])
         mean, square = (m / (1 - b ** (step + 1)) for m, b in zip(moments, _MOMENTS, strict=True))
         alpha = np.clip(alpha - rate * mean / (np.sqrt(square) + _SMALL), 0, 1)
+        length = float(alpha @ alpha)
+        penalty *= _RISE if length > count else (1 / _RISE if length < count / 2 else 1.0)
         progress("alpha", step + 1, steps)
     order = np.argsort(-alpha, kind="stable")[:count]
     note = (
         f"alpha searched by gradients ({backend.name}) over {steps} steps of {batch} samples at random places, with "
-        f"the differentiable form of {concept!r} and a penalty of {penalty:g}; the {len(order)} largest are the set"
+        f"the differentiable form of {concept!r} and a penalty of {penalty:.2g} at the end; the {len(order)} largest are "
+        "the set"
     )
     return UnitSet(tuple(int(u) for u in order), alpha, tuple(history), note)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexOptions", "Summary", "index", "shards_of"]
 
-COMPILED_FROM = 1 << 28
+COMPILED_FROM = 1 << 25
 """Activations of a whole pass from which loading the numba kernels pays."""
 
 

@@ -119,7 +119,7 @@ def index_shard(model: Model, spec: IndexSpec, shard: Shard, reads: Iterable[Rea
     given = prepare_ahead(model, shard.pictures) if reads is None else iter(reads)
     partial = Partial([], Tally(frozenset([shard.number])))
     for tap in spec.layers:
-        partial.tally.layers[tap.tensor] = LayerTally(tap.units, spec.top_k, spec.accuracy)
+        partial.tally.layers[tap.tensor] = LayerTally(tap.units, spec.top_k, spec.accuracy, compiled=spec.compiled)
     with ThreadPoolExecutor(1, thread_name_prefix="onnxvis-tally") as pool:
         waiting: Future[None] | None = None  # one batch is counted while the next one runs
         for group in groups(given, shard, spec.batch_size):
@@ -214,7 +214,7 @@ def _count(model: Model, spec: IndexSpec, partial: Partial, batch: _Batch) -> No
     for tap in spec.layers:
         maps = tap.maps(batch.tensors[tap.tensor])
         maps = maps if not lost else np.ascontiguousarray(maps[fine])
-        partial.tally.layers[tap.tensor].add(maps, numbers, compiled=spec.compiled or None)
+        partial.tally.layers[tap.tensor].add(maps, numbers)
         if spec.keep_maps:
             stored.append(_half(maps))
     vectors = vectors[fine]

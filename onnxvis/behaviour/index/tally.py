@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxvis.errors import UsageError
 from onnxvis.kernels.sketch import Sketch
-from onnxvis.kernels.topk import TopK
+from onnxvis.kernels.topk import COMPILED_FROM, TopK
 
 __all__ = ["COLUMNS", "LayerTally", "Tally", "TopPlaces"]
 
@@ -43,22 +43,46 @@ class LayerTally:
         units: number of units U.
         k: pictures to keep for each unit.
         accuracy: relative error of quantiles.
+        compiled: gather maps until the numba kernels pay, which take a second or two to load; the counts are the same.
     """
 
-    def __init__(self, units: int, k: int, accuracy: float) -> None:
-        self.top = TopK(units, k)
-        self.sketch = Sketch(units, accuracy)
+    def __init__(self, units: int, k: int, accuracy: float, *, compiled: bool = False) -> None:
+        self._compiled = compiled
+        self._top = TopK(units, k)
+        self._sketch = Sketch(units, accuracy)
+        self._gathered: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
 
-    def add(self, maps: NDArray[Any], pictures: NDArray[np.int64], *, compiled: bool | None = None) -> None:
+    @property
+    def top(self) -> TopK:
+        """The strongest places, as ``row * COLUMNS + column``."""
+        self._count()
+        return self._top
+
+    @property
+    def sketch(self) -> Sketch:
+        """The histograms of the units."""
+        self._count()
+        return self._sketch
+
+    def add(self, maps: NDArray[np.float32], pictures: NDArray[np.int64]) -> None:
         """Take in the maps ``(N, U, h, w)`` of pictures with these numbers ``(N,)``."""
-        self.sketch.add(maps, compiled=compiled)
-        found = TopK(self.top.units, self.top.k)
+        if self._gathered and self._gathered[0][0].shape[1:] != maps.shape[1:]:
+            self._count()
+        self._gathered.append((maps, pictures))
+        if not self._compiled or sum(known.size for known, _ in self._gathered) >= COMPILED_FROM:
+            self._count()
+
+    def _count(self) -> None:
+        if not self._gathered:
+            return
+        maps, pictures = (np.concatenate(part) for part in zip(*self._gathered, strict=True))
+        self._gathered = []
+        self._sketch.add(maps, compiled=self._compiled or None)
+        found = TopK(self._top.units, self._top.k)
         found.add(maps, pictures)
-        width = maps.shape[3]
-        seen = found.places >= 0
-        places = found.places // width * COLUMNS + found.places % width
-        found.places = np.where(seen, places, -1)
-        self.top.merge(found)
+        row, column = np.divmod(found.places, maps.shape[3])
+        found.places = np.where(found.places >= 0, row * COLUMNS + column, -1)
+        self._top.merge(found)
 
     def merge(self, other: LayerTally) -> None:
         """Add what was counted on other pictures."""
@@ -68,7 +92,7 @@ class LayerTally:
     def places(self) -> TopPlaces:
         """The strongest places."""
         top, seen = self.top, self.top.places >= 0
-        row, col = (np.where(seen, part, -1).astype(np.int32) for part in divmod(top.places, COLUMNS))
+        row, col = (np.where(seen, part, -1).astype(np.int32) for part in np.divmod(top.places, COLUMNS))
         return TopPlaces(top.values, top.images, row, col)
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -81,10 +105,10 @@ class LayerTally:
         """The inverse of :meth:`state`."""
         units, k = arrays["values"].shape
         made = cls(units, k, accuracy=0.1)
-        made.top.values = arrays["values"].astype(np.float32)
-        made.top.images, made.top.places = (arrays[n].astype(np.int64) for n in ("images", "places"))
+        made._top.values = arrays["values"].astype(np.float32)
+        made._top.images, made._top.places = (arrays[n].astype(np.int64) for n in ("images", "places"))
         prefix = "sketch."
-        made.sketch = Sketch.from_state({n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)})
+        made._sketch = Sketch.from_state({n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)})
         return made
 
 

@@ -13,6 +13,7 @@ Rows and columns are independent of each other, so everything is done once per s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -71,10 +72,14 @@ class Reach:
 
     def backward(self, spans: np.ndarray, length: int) -> np.ndarray:
         """Input positions, of ``length`` there are, that the output positions ``spans`` need (a hull)."""
-        low = np.minimum.accumulate(self.first[::-1])[::-1][spans[:, 0]]
-        high = np.maximum.accumulate(self.last)[spans[:, 1]]
-        low = np.clip(low, 0, length - 1)
-        return np.stack([low, np.clip(high, low, length - 1)], axis=1)
+        low, high = self._hulls
+        first = np.minimum(np.maximum(low[spans[:, 0]], 0), length - 1)
+        return np.stack([first, np.minimum(np.maximum(high[spans[:, 1]], first), length - 1)], axis=1)
+
+    @functools.cached_property
+    def _hulls(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first position read by a unit or any later one, and the last read by it or any earlier one."""
+        return np.minimum.accumulate(self.first[::-1])[::-1], np.maximum.accumulate(self.last)
 
     def uniform(self, jump: Fraction, length: int) -> bool:
         """Whether every position reads in the same way, borders aside: what cutting out a crop relies on."""

@@ -24,7 +24,9 @@ from onnxvis.runtime.incremental.geometry import Geometry, Place, changed, neede
 
 __all__ = ["AxisPlan", "Group", "Plan", "Planner", "Weights"]
 
-_CLASSES = 4
+_CLASSES = (4, 6)
+"""Sizes of crops along one side, where windows are few and where they are many."""
+_MANY = 10
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ class Planner:
         return np.maximum(share, 0.0)
 
     def _classes(self, side: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-        """A class for each window along one side: windows of one class get crops of equal size, at most four classes.
+        """A class for each window along one side: windows of one class get crops of equal size, few classes.
 
         The two classes whose union wastes least are joined until few are left.
         """
@@ -245,7 +247,7 @@ class Planner:
         rows, inverse, members = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
         inverse = inverse.reshape(-1)
         parts = [(row, int(n), [k]) for k, (row, n) in enumerate(zip(rows, members, strict=True))]
-        while len(parts) > _CLASSES:
+        while len(parts) > _CLASSES[count >= _MANY]:
             pairs_of_classes = [(a, b) for a in range(len(parts)) for b in range(a)]
             a, b = min(pairs_of_classes, key=lambda ab: _waste(parts[ab[0]], parts[ab[1]], weight))
             one, two = parts[a], parts[b]

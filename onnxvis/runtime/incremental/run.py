@@ -19,8 +19,11 @@ Cover = Callable[[int], np.ndarray]
 
 Box = tuple[slice, ...]
 _ALL = slice(None)
+_USUAL = (2, 3)
 Rectangle = tuple[int, int, int, int]
 """Rows and columns of a whole map, half-open: top, bottom, left, right."""
+
+_NOWHERE: Rectangle = (0, 0, 0, 0)
 
 Change = tuple[Rectangle, np.ndarray]
 """Where one position's activations differ from the cached ones, and the values there."""
@@ -100,6 +103,7 @@ class Incremental:
         self._base: list[np.ndarray] = []
         self._buffers: dict[int, np.ndarray] = {}
         self._whole: np.ndarray | None = None
+        self._pasted: list[Rectangle] = []
 
     def start(self, x: np.ndarray) -> np.ndarray:
         """Compute and keep the activations of a picture ``(1, ...)``; returns its logits ``(1, ...)``."""
@@ -108,6 +112,7 @@ class Incremental:
             self._base.append(piece(self._base[-1]))
         last = self._base[-1]
         self._whole = np.repeat(last, self._batch, axis=0)
+        self._pasted = [_NOWHERE] * self._batch
         return self._tail(last)
 
     def logits(self, group: Group, chosen: slice, cover: Cover) -> np.ndarray:
@@ -118,23 +123,32 @@ class Incremental:
         for position, (row, col) in zip(group.positions[chosen].tolist(), pairs, strict=True):
             (y0, y1), (x0, x1) = rows[row].tolist(), cols[col].tolist()
             changes.append(((y0, y1 + 1, x0, x1 + 1), cover(position)))
+        made: np.ndarray | None = None
         for k, piece in enumerate(self._segments):
-            made = piece(self._crops(k, pairs, changes))
+            made = piece(self._crops(k, pairs, changes, made))
             changes = [self._change(k, row, col, one) for (row, col), one in zip(pairs, made, strict=True)]
-        return self._finish(changes)
+        return self._finish(changes, made)
 
-    def _crops(self, k: int, pairs: Sequence[tuple[int, int]], changes: Sequence[Change]) -> np.ndarray:
-        """The input of a segment: cached activations with the changes so far."""
+    def _crops(
+        self, k: int, pairs: Sequence[tuple[int, int]], changes: Sequence[Change], made: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The input of a segment: cached activations with the changes so far.
+
+        Where the segment before made exactly this, ``made`` itself.
+        """
         place, base = self._places[k], self._base[k][0]
         down, across = self._sides[k]
         height, width = down.size[pairs[0][0]], across.size[pairs[0][1]]
         shape = list(base.shape)
         shape[place.axes[0] - 1], shape[place.axes[1] - 1] = height, width
+        areas = [(y, y + height, x, x + width) for y, x in ((down.origin[r], across.origin[c]) for r, c in pairs)]
+        if made is not None and made.shape[1:] == tuple(shape) and _all_of(areas, changes):
+            return made
         crops = self._buffer(k, (len(pairs), *shape), base.dtype)
-        for crop, (row, col), change in zip(crops, pairs, changes, strict=True):
-            top, left = down.origin[row], across.origin[col]
-            crop[...] = base[_box(place, top, top + height, left, left + width)]
-            _paste(crop, place, (top, top + height, left, left + width), change)
+        for crop, area, change in zip(crops, areas, changes, strict=True):
+            if not _covers(change[0], area):
+                crop[...] = base[_box(place, *area)]
+            _paste(crop, place, area, change)
         return crops
 
     def _change(self, k: int, row: int, col: int, made: np.ndarray) -> Change:
@@ -144,17 +158,23 @@ class Incremental:
         area = (down.first[row], down.end[row], across.first[col], across.end[col])
         return area, made[_box(self._places[k + 1], area[0] - y, area[1] - y, area[2] - x, area[3] - x)]
 
-    def _finish(self, changes: Sequence[Change]) -> np.ndarray:
-        """Paste the changes into whole maps, run the tail, restore the maps."""
+    def _finish(self, changes: Sequence[Change], made: np.ndarray | None) -> np.ndarray:
+        """Paste the changes into whole maps and run the tail.
+
+        A row is put back only where the next change leaves something of the last one to be seen.
+        """
         whole, place, base = self._whole, self._places[-1], self._base[-1][0]
         assert whole is not None
-        for one, (area, values) in zip(whole, changes, strict=False):
-            one[_box(place, *area)] = values
-        logits = self._tail(whole[: len(changes)])
-        for one, (area, _) in zip(whole, changes, strict=False):
-            box = _box(place, *area)
-            one[box] = base[box]
-        return logits
+        everywhere = (0, place.lengths[0], 0, place.lengths[1])
+        if made is not None and made.shape[1:] == base.shape and _all_of([everywhere] * len(changes), changes):
+            return self._tail(made)
+        for row, (area, values) in enumerate(changes):
+            before = self._pasted[row]
+            if not _covers(area, before):
+                whole[row][_box(place, *before)] = base[_box(place, *before)]
+            whole[row][_box(place, *area)] = values
+            self._pasted[row] = area
+        return self._tail(whole[: len(changes)])
 
     def _buffer(self, k: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """Memory of a segment's crops, used again for every batch."""
@@ -170,7 +190,7 @@ class Incremental:
             ModelError: the segment does not run on a crop, or makes one of another size than planned.
         """
         down, across = self._sides[k]
-        nothing = ((0, 0, 0, 0), np.zeros(0, self._base[k].dtype))
+        nothing = (_NOWHERE, np.zeros(0, self._base[k].dtype))
         made = self._segments[k](self._crops(k, [(row, col)], [nothing]))
         place, whole = self._places[k + 1], self._base[k + 1]
         sizes = (made.shape[place.axes[0]], made.shape[place.axes[1]])
@@ -186,8 +206,19 @@ class Incremental:
         return len(self._segments)
 
 
+def _covers(outer: Rectangle, inner: Rectangle) -> bool:
+    return outer[0] <= inner[0] and outer[1] >= inner[1] and outer[2] <= inner[2] and outer[3] >= inner[3]
+
+
+def _all_of(areas: Sequence[Rectangle], changes: Sequence[Change]) -> bool:
+    """Whether each change is all of its area, no more and no less."""
+    return all(area == change[0] for area, change in zip(areas, changes, strict=True))
+
+
 def _box(place: Place, top: int, bottom: int, left: int, right: int) -> Box:
     """Index of a rectangle in one picture's tensor."""
+    if place.axes == _USUAL and len(place.shape) == 4:
+        return _ALL, slice(top, bottom), slice(left, right)
     index = [_ALL] * (len(place.shape) - 1)
     index[place.axes[0] - 1] = slice(top, bottom)
     index[place.axes[1] - 1] = slice(left, right)

@@ -1,0 +1,270 @@
+"""The page of a comparison: the two models, the figures, and the worst pictures with both maps on one scale.
+
+One HTML file that loads nothing and runs only its own script, named by its hash; every string is text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from onnxvis.audit.drift import Comparison, PictureDrift
+from onnxvis.audit.drift_pairs import Pair, explain_pairs, usable_methods
+from onnxvis.explaining import Settings
+from onnxvis.explanation import Explanation
+from onnxvis.methods import get_method
+from onnxvis.progress import Progress, silent
+from onnxvis.render.colormap import NEUTRAL
+from onnxvis.render.overlay import heat_layer
+from onnxvis.render.png import data_uri
+from onnxvis.render.scale import format_value
+
+if TYPE_CHECKING:
+    from onnxvis.model import Model
+
+__all__ = ["DrawnPicture", "build_drift_page", "draw_worst", "verdict"]
+
+_PIXELS = 320 * 320
+_LONGEST = 400
+_MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_STYLE = """
+.verdict { font-size: 17px; margin: 0 0 12px; padding: 10px 14px; border-left: 4px solid var(--accent); background: var(--card); }
+.verdict.bad { border-color: var(--warn); color: var(--warn); background: var(--warn-paper); }
+header .table { margin-top: 24px; }
+.sides th, .summary th { white-space: nowrap; }
+.sides td { width: 46%; }
+.differs td, .differs th { font-weight: 600; }
+.flip { color: var(--warn); font-size: 14px; margin-left: 8px; }
+.pair { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.limits { margin: 6px 0 0; font-size: 12px; color: var(--soft); }
+.all td, .all th { font-size: 13px; padding-right: 10px; }
+@media (max-width: 760px) { .pair { grid-template-columns: minmax(0, 1fr); } }
+"""
+
+
+@dataclass(frozen=True)
+class DrawnPicture:
+    """One picture's part of the page: finished drawings only."""
+
+    name: str
+    flipped: bool
+    line: str
+    width: int
+    height: int
+    uri: str
+    groups: list[dict[str, Any]]
+
+
+def draw_worst(
+    a: Model,
+    b: Model,
+    comparison: Comparison,
+    count: int,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[DrawnPicture]:
+    """Explain the worst pictures again and draw them, one after another.
+
+    Args:
+        a: the first model.
+        b: the second.
+        comparison: of the two.
+        count: how many pictures.
+        seed: as for the comparison.
+        progress: called with (stage, done, total).
+    """
+    report = progress or silent
+    requests, _ = usable_methods(a, b, comparison.methods)
+    chosen = [row for row in comparison.pictures if row.path][:count]
+    settings = Settings(1, seed=seed, allow_unverified=True)
+    for number, row in enumerate(chosen):
+        report("worst pictures", number, len(chosen))
+        pair = Pair.prepare(a, b, row.path)
+        for _, result in explain_pairs(a, b, [pair], requests, settings):
+            if not isinstance(result, str):
+                yield _drawn(row, pair, result[1])
+    report("worst pictures", len(chosen), len(chosen))
+
+
+def _drawn(row: PictureDrift, pair: Pair, maps: Sequence[tuple[Explanation, Explanation] | str]) -> DrawnPicture:
+    from PIL import Image
+
+    image = None
+    groups = []
+    for drift, found in zip(row.maps, maps, strict=True):
+        numbers = f"rank correlation {_figure(drift.rank)}, SSIM {_figure(drift.ssim)}"
+        cells: list[dict[str, str]] = []
+        if not isinstance(found, str):
+            image = found[0].drawable(_PIXELS)[0]
+            cells = _cells(found)
+        groups.append({"title": get_method(drift.method).title, "numbers": numbers, "note": drift.note, "cells": cells})
+    if image is None:
+        image = pair.a.display()
+        groups = groups or [{"title": "Picture", "numbers": "", "note": "", "cells": []}]
+    height, width = image.shape[:2]
+    return DrawnPicture(
+        row.name, row.flipped, _line(row), width, height, data_uri(Image.fromarray(image)), groups
+    )  # fmt: skip
+
+
+def _cells(found: tuple[Explanation, Explanation]) -> list[dict[str, str]]:
+    a, b = found
+    same = a.units == b.units
+    shared = a.scale([b]) if same else None
+    cells = []
+    for side, explanation in zip("AB", found, strict=True):
+        scale = shared or explanation.scale()
+        limits = f"{format_value(scale.lo)} to {format_value(scale.hi)}, {scale.units}" + (
+            "" if same else " (own scale)"
+        )
+        layer = heat_layer(explanation.drawable(_PIXELS)[1], scale)
+        title = f"{side}: {explanation.target}"
+        score = f"{explanation.score:+.3f}"
+        cells.append({"title": title, "score": score, "uri": data_uri(layer), "limits": limits})
+    return cells
+
+
+def _line(row: PictureDrift) -> str:
+    (_, first), (_, second) = row.top1
+    chances = [_percent(p) for p in row.probability]
+    answer = f"A answers {first!r}, B {second!r}" if row.flipped else f"both answer {first!r}"
+    return (
+        f"{answer}; A's class has {chances[0]} in A and {chances[1]} in B; {row.top5_overlap:.0%} of the five strongest "
+        f"classes are common; logits differ by at most {row.logit_max:.3g} ({row.logit_relative:.1%} of the largest)"
+    )
+
+
+def verdict(comparison: Comparison) -> str:
+    """One sentence on the whole comparison."""
+    rows = comparison.pictures
+    if not rows:
+        return "No picture could be compared."
+    summary = comparison.summary()
+    flips = summary["flips"]
+    parts = [f"The answer flips on {comparison.flips} of {len(rows)} pictures"]
+    if flips.mean is not None and flips.low is not None and flips.high is not None:
+        parts[0] += f" ({flips.mean:.1%}; 95 % interval {flips.low:.1%} to {flips.high:.1%})"
+    largest = max(row.logit_relative for row in rows)
+    parts.append(f"logits differ by at most {largest:.2%} of the largest")
+    for method in comparison.methods:
+        ranks = [m.rank for row in rows for m in row.maps if m.method == method and m.rank is not None]
+        if ranks:
+            mean = sum(ranks) / len(ranks)
+            parts.append(f"{method} maps correlate by {mean:.3f} on average and {min(ranks):.3f} at worst")
+    return "; ".join(parts) + "."
+
+
+def build_drift_page(
+    comparison: Comparison, pictures: Sequence[DrawnPicture], broken: Sequence[str] = (), made: str = ""
+) -> str:
+    """The page as one string of HTML, to be written as UTF-8.
+
+    Args:
+        comparison: what was found.
+        pictures: the worst ones, drawn.
+        broken: which limits were broken, one sentence each.
+        made: when and with what.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: _source("onnxvis.audit", name)),
+    )  # fmt: skip
+    environment.filters["short"] = _shorten
+    neutral = "#{:02x}{:02x}{:02x}".format(*NEUTRAL)
+    backgrounds = [f".picture-{k} {{ background-image: url({p.uri}); }}" for k, p in enumerate(pictures)]
+    style = "\n".join([_source("onnxvis.render", "page.css").replace("$neutral", neutral), _STYLE, *backgrounds])
+    script = _source("onnxvis.render", "page.js")
+    return environment.get_template("drift_page.html").render(
+        title=f"{comparison.a['name']} (A) and {comparison.b['name']} (B)",
+        verdict=verdict(comparison),
+        broken=list(broken),
+        sides=_sides(comparison),
+        summary=_summary(comparison),
+        count=len(comparison.pictures),
+        notes=comparison.notes,
+        failures=comparison.failures,
+        methods=comparison.methods,
+        rows=[_row(row) for row in comparison.pictures],
+        pictures=pictures,
+        made=made,
+        # Both are files of this package and base64 text, never strings from outside.
+        style=Markup(style),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _sides(comparison: Comparison) -> list[tuple[str, str, str]]:
+    a, b = comparison.a, comparison.b
+
+    def pair(name: str, key: str) -> tuple[str, str, str]:
+        values = [side[key] for side in (a, b)]
+        texts = [", ".join(map(str, v)) if isinstance(v, list) else str(v if v is not None else "none") for v in values]
+        return name, texts[0], texts[1]
+
+    return [
+        pair("File", "path"),
+        pair("SHA-256", "sha256"),
+        pair("Producer", "producer"),
+        pair("Opset", "opset"),
+        pair("Precision", "precision"),
+        pair("Input", "inputs"),
+        pair("Preprocessing", "preprocessing_summary"),
+        pair("Layer of maps", "layer"),
+        pair("Provider", "provider"),
+        pair("onnxruntime", "onnxruntime"),
+    ]
+
+
+def _summary(comparison: Comparison) -> list[dict[str, str]]:
+    rows = []
+    for name, found in comparison.summary().items():
+        values = {key: _figure(getattr(found, key)) for key in ("mean", "low", "high")}
+        rows.append({"name": name, "method": found.method, **values})
+    return rows
+
+
+def _row(row: PictureDrift) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "flipped": row.flipped,
+        "a": row.top1[0][1],
+        "b": row.top1[1][1],
+        "pa": _percent(row.probability[0]),
+        "pb": _percent(row.probability[1]),
+        "top5": f"{row.top5_overlap:.0%}",
+        "logits": f"{row.logit_relative:.2%}",
+        "maps": [_figure(m.rank) for m in row.maps],
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _shorten(text: object) -> str:
+    shown = str(text)
+    cut = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return _MISLEADING.sub("\N{REPLACEMENT CHARACTER}", cut)
+
+
+def _source(package: str, name: str) -> str:
+    return resources.files(package).joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,268 @@
+"""`onnxvis evaluate`: methods by metrics over some pictures, with intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from onnxvis.audit.metrics import Measured, Summary, get_metric, measure, metric_names, summarize
+from onnxvis.audit.metrics.similarity import agreement
+from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, UsageError
+from onnxvis.explaining import Request, Settings, explain_prepared, request
+from onnxvis.explanation import Explanation, write_atomic
+from onnxvis.methods import method_names
+from onnxvis.model import Model
+from onnxvis.picture_files import picture_files
+from onnxvis.progress import Progress
+
+__all__ = ["EvaluateJob", "read_masks", "run_evaluate"]
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Everything `onnxvis evaluate` was asked."""
+
+    model: Model
+    images: tuple[str, ...]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...] | None = None
+    target: str = "top1"
+    masks: Path | None = None
+    out: Path | None = None
+    score: str = "probability"
+    baseline: str | None = None
+    steps: int = 28
+    batch_size: int = 8
+    seed: int = 0
+    quiet: bool = False
+
+
+@dataclass
+class _Run:
+    """What is finished."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    values: dict[tuple[str, str], list[float | None]] = field(default_factory=dict)
+    agreements: list[np.ndarray] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def run_evaluate(job: EvaluateJob) -> int:
+    """Measure, print the table, write the figures. 0, 2 when a picture failed, 130 when interrupted."""
+    images = picture_files(job.images)
+    masks = read_masks(job.masks)
+    metrics = _metrics(job, bool(masks))
+    requests, notes = _requests(job)
+    run = _Run()
+    code = 0
+    with progress_bar(job.quiet) as progress:
+        try:
+            for number, image in enumerate(images):
+                progress("pictures", number, len(images))
+                try:
+                    _picture(job, image, requests, metrics, masks, run, progress)
+                except OnnxvisError as error:
+                    run.failures.append((image, str(error)))
+            progress("pictures", len(images), len(images))
+        except KeyboardInterrupt:
+            err.print("\n[yellow]interrupted[/]: the figures of the finished pictures follow")
+            code = 130
+    names = [r.method.name for r in requests]
+    if run.rows:
+        _show(names, metrics, run)
+    for note in notes:
+        err.print(f"[yellow]left out:[/] {escape(visible(note))}")
+    for image, reason in run.failures:
+        err.print(f"[red]failed:[/] {escape(visible(f'{image}: {reason}'))}")
+    if job.out is not None:
+        _write(job.out, _json(job, names, metrics, run, notes))
+        out.print(f"figures: {escape(str(job.out))}")
+    return code or (2 if run.failures else 0)
+
+
+def read_masks(path: Path | None) -> dict[str, np.ndarray]:
+    """Boxes and masks by the name of the picture; paths are relative to the file.
+
+    Raises:
+        UsageError: it is not such a file, or a mask picture cannot be read.
+    """
+    if path is None:
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the masks file {path} cannot be read: {error}.") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"the masks file {path} holds no object of picture names.")
+    return {name: _mask(path.parent, name, value) for name, value in data.items()}
+
+
+def _mask(folder: Path, name: str, value: Any) -> np.ndarray:
+    if isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value):
+        return np.asarray(value, np.float64)
+    if isinstance(value, str):
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(folder / value) as picture:
+                return np.asarray(picture.convert("L")) > 0
+        except (OSError, UnidentifiedImageError) as error:
+            raise UsageError(f"the mask of {name!r} cannot be read: {error}.") from None
+    raise UsageError(f"the mask of {name!r} is neither a box [x0, y0, x1, y1] nor the path of a picture.")
+
+
+def _metrics(job: EvaluateJob, masks: bool) -> list[str]:
+    asked = job.metrics
+    if asked is None or "all" in asked:
+        chosen = [get_metric(name) for name in metric_names()]
+        return [m.name for m in chosen if (m.quick or asked is not None) and (masks or not m.needs_mask)]
+    names = [get_metric(name).name for name in asked]
+    needing = [name for name in names if get_metric(name).needs_mask]
+    if needing and not masks:
+        raise UsageError(f"{needing[0]} needs to know where the objects are: give --masks.")
+    return list(dict.fromkeys(names))
+
+
+def _requests(job: EvaluateJob) -> tuple[list[Request], list[str]]:
+    names = method_names() if "all" in job.methods else job.methods
+    requests, notes = [], []
+    for name in dict.fromkeys(names):
+        try:
+            requests.append(request(job.model, name, {}))
+        except (LayerError, ModelError) as error:
+            notes.append(f"{name}: {error}")
+    if not requests:
+        raise UsageError(f"no method can be measured. {' '.join(notes)}")
+    return requests, notes
+
+
+def _picture(
+    job: EvaluateJob,
+    image: str,
+    requests: Sequence[Request],
+    metrics: Sequence[str],
+    masks: dict[str, np.ndarray],
+    run: _Run,
+    progress: Progress,
+) -> None:
+    prepared = job.model.prepare(image)
+    settings = Settings(job.batch_size, seed=job.seed, allow_unverified=True, progress=progress)
+    found = explain_prepared(job.model, [prepared], requests, [(job.target,)], settings)[0]
+    explanations: list[Explanation] = [per_target[0] for per_target in found]
+    where = masks.get(Path(image).name, masks.get(image))
+    measured = measure(
+        job.model, explanations, metrics,
+        masks=None if where is None else [where] * len(explanations),
+        batch_size=job.batch_size, seed=job.seed, steps=job.steps, score=job.score, baseline=job.baseline,
+    )  # fmt: skip
+    run.agreements.append(agreement(explanations))
+    for explanation, results in zip(explanations, measured, strict=True):
+        run.rows.append(_row(explanation, results))
+        for name, result in results.items():
+            run.values.setdefault((explanation.method, name), []).append(result.value)
+
+
+def _row(explanation: Explanation, results: dict[str, Measured]) -> dict[str, Any]:
+    picture = explanation.prepared.picture
+    return {
+        "picture": picture.name if picture else "array",
+        "sha256": picture.sha256 if picture else "",
+        "method": explanation.method,
+        "target": explanation.target,
+        "metrics": {
+            name: {
+                "value": m.value,
+                "note": m.note,
+                **({} if m.curve is None else {"curve": [[float(v) for v in point] for point in m.curve]}),
+            }
+            for name, m in results.items()
+        },
+    }
+
+
+def _summaries(names: Sequence[str], metrics: Sequence[str], run: _Run) -> dict[str, dict[str, Summary]]:
+    return {
+        name: {m: summarize(run.values.get((name, m), ()), rate=get_metric(m).rate) for m in metrics} for name in names
+    }
+
+
+def _agreement(run: _Run) -> np.ndarray:
+    """Mean over the pictures; NaN where no picture has two maps to compare."""
+    stack = np.stack(run.agreements)
+    count = np.isfinite(stack).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(stack, axis=0) / np.where(count > 0, count, np.nan))
+
+
+def _show(names: Sequence[str], metrics: Sequence[str], run: _Run) -> None:
+    summaries = _summaries(names, metrics, run)
+    pictures = len(run.agreements)
+    table = Table(box=None, padding=(0, 2, 0, 0), title=f"means over {pictures} pictures, 95 % intervals")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("better", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for metric in metrics:
+        table.add_row(metric, get_metric(metric).better, *[_text(summaries[name][metric]) for name in names])
+    out.print(table)
+    if len(names) > 1:
+        table = Table(box=None, padding=(0, 2, 0, 0), title="agreement of methods: mean rank correlation of their maps")
+        for name in ("", *names):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, row in zip(names, _agreement(run), strict=True):
+            table.add_row(name, *["–" if np.isnan(v) else f"{v:+.2f}" for v in row])
+        out.print(table)
+
+
+def _text(summary: Summary) -> str:
+    if summary.mean is None:
+        return "–"
+    if summary.low is None or summary.high is None:
+        return f"{summary.mean:.3f}"
+    return f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]".replace("[", r"\[")
+
+
+def _json(job: EvaluateJob, names: Sequence[str], metrics: Sequence[str], run: _Run, notes: Sequence[str]) -> bytes:
+    from onnxvis.provenance import provenance
+
+    table = _agreement(run) if run.agreements else np.zeros((0, 0))
+    data = {
+        "evaluation_version": 1,
+        "settings": {
+            "target": job.target,
+            "score": job.score,
+            "baseline": job.baseline,
+            "steps": job.steps,
+            "seed": job.seed,
+        },
+        "metrics": [get_metric(name).to_dict() for name in metrics],
+        "summary": {
+            name: {metric: asdict(value) for metric, value in row.items()}
+            for name, row in _summaries(names, metrics, run).items()
+        },
+        "agreement": {
+            "methods": list(names),
+            "rank_correlation": [[None if np.isnan(v) else float(v) for v in row] for row in table],
+        },
+        "results": run.rows,
+        "failures": run.failures,
+        "notes": list(notes),
+        "provenance": provenance(job.model),
+    }
+    return json.dumps(data, indent=2, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error

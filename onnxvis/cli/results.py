@@ -1,0 +1,81 @@
+"""What the commands that answer from a store share: opening it, writing files, and the lines of their pages."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxvis._version import __version__
+from onnxvis.cli.console import err
+from onnxvis.errors import OutputError
+from onnxvis.explanation import write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from onnxvis.behaviour.index.store import Store
+    from onnxvis.behaviour.stored import Pictures
+    from onnxvis.behaviour.thumbnails import Thumbnails
+    from onnxvis.progress import Progress
+
+__all__ = ["made_line", "open_store", "store_facts", "store_thumbnails", "write_file"]
+
+
+def open_store(path: Path) -> Store:
+    """Open a store, and say so where its pass did not finish."""
+    from onnxvis.behaviour.index.store import Store
+
+    store = Store.open(path)
+    if not store.complete:
+        err.print(
+            f"[yellow]incomplete[/]: the pass that makes {path} has not finished; answers are about "
+            f"{len(store.pictures())} pictures"
+        )
+    return store
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, with its folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def store_thumbnails(
+    store: Store, pictures: Pictures, ids: NDArray[np.int64], side: int, out: Path, progress: Progress
+) -> Thumbnails:
+    """Small copies of the store's pictures, kept inside the store; in ``out`` where it cannot be written."""
+    from onnxvis.behaviour.thumbnails import make_thumbnails
+
+    wanted = [int(id) for id in ids]
+    try:
+        return make_thumbnails(pictures, wanted, side, store.path / "thumbnails", progress)
+    except OutputError as error:
+        err.print(f"[yellow]thumbnails are kept in {out} instead[/]: {error}")
+        return make_thumbnails(pictures, wanted, side, out / "thumbnails", progress)
+
+
+def store_facts(store: Store) -> list[tuple[str, str]]:
+    """Lines about a store for the head of a page."""
+    model = store.manifest.get("model") or {}
+    rows = store.pictures()
+    failed = sum(bool(row.error) for row in rows)
+    lines = [
+        ("Store", f"{store.path}, {len(rows)} pictures" + (f", {failed} of them could not be read" if failed else "")),
+        ("Model", f"{model.get('path') or 'in memory'}, SHA-256 {str(model.get('sha256', ''))[:16]}"),
+        ("Embedding", store.embedding_layer),
+    ]
+    return lines if store.complete else [*lines, ("Incomplete", "the pass has not finished")]
+
+
+def made_line() -> str:
+    """When and with what a page was made."""
+    return f"onnxvis {__version__}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
