@@ -3,6 +3,7 @@
 Run ``python benchmarks/onnx_gradients.py [--rounds N] [--zoo NAME ...]``. For each network and batch:
 
 * ``embedded``: the file with Grad-CAM (up-sampled) inside, against the file as it is, both in plain onnxruntime;
+* ``idle``: the file with saliency inside on request, which is not asked for, against the file as it is;
 * ``saliency``: the gradient of one logit by the picture made of ONNX operators in onnxruntime, against torch's
   forward and backward pass through the same graph (its parameters frozen, torch's best case).
 
@@ -64,6 +65,12 @@ def embedded(model: onnxvis.Model, x: np.ndarray, rounds: int) -> str:
     return ratio(lambda: explained.run(None, feeds), lambda: plain.run(None, feeds), rounds)
 
 
+def idle(model: onnxvis.Model, x: np.ndarray, rounds: int) -> str:
+    plain, explained = session(model.file.proto), session(embed(model, "saliency", on_request=True).proto)
+    feeds = {model.image_input.name: x}
+    return ratio(lambda: explained.run(None, feeds), lambda: plain.run(None, feeds), rounds)
+
+
 def saliency(model: onnxvis.Model, x: np.ndarray, rounds: int) -> str:
     graph, name, logits = model.canonical.model, model.image_input.name, model.logits.tensor
     gradient = session(build_vjp(graph, logits, [name], "seed"))
@@ -98,12 +105,12 @@ def main() -> None:
     parser.add_argument("--zoo", nargs="*", default=[], help="random-weight torchvision networks")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'network':<30} {'batch':>5}  {'embedded / file':<22}  saliency, onnxruntime / torch")
+    print(f"{'network':<30} {'batch':>5}  {'embedded / file':<22}  {'idle / file':<22}  saliency, onnxruntime / torch")
     for name, model in networks(options.zoo):
         for batch in (1, 8):
             x = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE)).astype(np.float32)
-            row = [embedded(model, x, options.rounds), saliency(model, x, options.rounds)]
-            print(f"{name:<30} {batch:>5}  {row[0]:<22}  {row[1]}", flush=True)
+            row = [measure(model, x, options.rounds) for measure in (embedded, idle, saliency)]
+            print(f"{name:<30} {batch:>5}  {row[0]:<22}  {row[1]:<22}  {row[2]}", flush=True)
 
 
 if __name__ == "__main__":

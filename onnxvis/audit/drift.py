@@ -16,10 +16,10 @@ import numpy as np
 from onnxvis.audit.drift_pairs import Pair, check_pair, explain_pairs, usable_methods
 from onnxvis.audit.metrics.similarity import rank_correlation, shown, ssim
 from onnxvis.audit.metrics.summary import Summary, summarize
-from onnxvis.errors import OnnxvisError, UsageError
+from onnxvis.errors import OnnxvisError
 from onnxvis.explaining import Settings
 from onnxvis.explanation import Explanation
-from onnxvis.prediction import logits_of, predictions
+from onnxvis.prediction import predictions
 from onnxvis.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ _PIXELS = 320 * 320
 _LONGEST = 400
 _MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = """
-.verdict { font-size: 17px; margin: 0 0 12px; padding: 10px 14px; border-left: 4px solid var(--accent); background: var(--card); }
+.verdict { font-size: 17px; margin: 0 0 12px; padding: 10px 14px; border-left: 4px solid; background: var(--card); }
+.verdict.good { border-color: var(--accent); }
 .verdict.bad { border-color: var(--warn); color: var(--warn); background: var(--warn-paper); }
 header .table { margin-top: 24px; }
 .sides th, .summary th { white-space: nowrap; }
@@ -135,8 +136,8 @@ def _line(row: PictureDrift) -> str:
     chances = [_percent(p) for p in row.probability]
     answer = f"A answers {first!r}, B {second!r}" if row.flipped else f"both answer {first!r}"
     return (
-        f"{answer}; A's class has {chances[0]} in A and {chances[1]} in B; {row.top5_overlap:.0%} of the five strongest "
-        f"classes are common; logits differ by at most {row.logit_max:.3g} ({row.logit_relative:.1%} of the largest)"
+        f"{answer}; A's class has {chances[0]} in A and {chances[1]} in B; {row.top5_overlap:.0%} of the five "
+        f"strongest classes are common; logits differ by at most {row.logit_max:.3g} ({row.logit_relative:.1%})"
     )
 
 

@@ -102,11 +102,12 @@ class Activations:
     def scale(self, units: Sequence[int] | None = None) -> Scale:
         """One color scale for these units on all pictures, zero-centered where any value is negative.
 
-        A few values can be so large that all others would look like 0, so it is clipped where 0.2 % of the values
-        lie outside; the scale's note says so.
+        Of several units a few values can be so large that all others would look like 0, so their scale is clipped
+        where 0.2 % of the values lie outside; its note says so.
         """
         chosen = [v if units is None else v[list(units)] for v in self.values]
-        return Scale.for_maps(chosen, signed=self.signed, units="activation", percentile=99.8)
+        percentile = None if units is not None and len(units) == 1 else 99.8
+        return Scale.for_maps(chosen, signed=self.signed, units="activation", percentile=percentile)
 
     def on_picture(self, unit: int, picture: int = 0) -> Array:
         """One unit's map in the pixels of the original picture, ``(H, W)``; NaN where the model saw nothing.

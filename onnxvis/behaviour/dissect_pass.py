@@ -40,7 +40,9 @@ class DissectOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.top < 1 or not 0 <= self.limit < 1:
-            raise UsageError(f"--top lies between 0 and 1 and --iou from 0 to below 1, not {self.top} and {self.limit}.")
+            raise UsageError(
+                f"--top lies between 0 and 1 and --iou from 0 to below 1, not {self.top} and {self.limit}."
+            )
 
 
 @dataclass

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnxvis.errors import LayerError, UsageError
 from onnxvis.graph.receptive import ReceptiveField, TensorField
 
-__all__ = ["TOP", "Anchors", "center_matrix", "masked_picture", "thresholds_note"]
+__all__ = ["TOP", "Anchors", "border", "center_matrix", "masked_picture", "thresholds_note"]
 
 TOP = 0.005
 """The part of a unit's activations that its mask keeps, as in the paper."""
@@ -118,12 +118,12 @@ def masked_picture(picture: NDArray[np.uint8], mask: NDArray[np.bool_], dark: fl
     if picture.shape != (*mask.shape, 3):
         raise UsageError(f"a mask of {mask.shape} does not fit a picture of {picture.shape}.")
     drawn = np.where(mask[..., None], picture, np.rint(picture * dark).astype(np.uint8))
-    drawn[_border(mask)] = (255, 214, 64)
+    drawn[border(mask)] = (255, 214, 64)
     return np.asarray(drawn, dtype=np.uint8)
 
 
-def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels outside the mask that touch it."""
+def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``(H, W) bool``: pixels outside the mask that touch it."""
     near = np.zeros_like(mask)
     near[1:] |= mask[:-1]
     near[:-1] |= mask[1:]

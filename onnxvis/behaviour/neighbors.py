@@ -166,9 +166,7 @@ def duplicates(
     for members in _joined(pairs):
         inner = [(d, p) for a, _, d, p in pairs if a in members]
         same = len({sums[m] for m in members}) == 1
-        groups.append(
-            DuplicateGroup(tuple(sorted(members)), same, max(d for d, _ in inner), max(p for _, p in inner))
-        )
+        groups.append(DuplicateGroup(tuple(sorted(members)), same, max(d for d, _ in inner), max(p for _, p in inner)))
     return sorted(groups, key=lambda g: (not g.identical, g.distance, g.ids)), limit
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxvis.graph.receptive import TensorField
     from onnxvis.model import Model
 
-__all__ = ["LayerMaps", "layer_field", "model_of", "pictures_of"]
+__all__ = ["LayerMaps", "input_size", "layer_field", "model_of", "pictures_of"]
 
 _AT_ONCE = 8
 
@@ -67,6 +67,12 @@ def layer_field(model: Model, layer: str) -> TensorField | None:
     """The receptive field of a layer; ``None`` for one whose units have no place in the picture."""
     field = model.fields.get(model.layer(layer))
     return field if field is not None and field.spatial_axes is not None else None
+
+
+def input_size(model: Model) -> tuple[int, int]:
+    """``(height, width)`` of the model's input."""
+    shape = model.one_image_shape()
+    return (shape[2], shape[3]) if model.layout == "NCHW" else (shape[1], shape[2])
 
 
 class LayerMaps:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.behaviour.masks import TOP, Anchors, masked_picture, thresholds_note
-from onnxvis.behaviour.opening import LayerMaps, layer_field, pictures_of
+from onnxvis.behaviour.opening import LayerMaps, input_size, layer_field, pictures_of
 from onnxvis.behaviour.patch_gallery import UnitDrawing
 from onnxvis.behaviour.patches import choose_units, cut_unit
 from onnxvis.behaviour.stored import Pictures, Reader
@@ -127,7 +127,9 @@ def _field_notes(model: Model, layer: str) -> Iterator[str]:
 
 def _saturated(found: LayerPatches) -> Iterator[str]:
     """Said where the strongest places of units are all equal: then it is their pictures' numbers that chose them."""
-    equal = [d.unit.unit for d in found.units if len(d.unit.patches) > 1 and len({p.value for p in d.unit.patches}) == 1]
+    equal = [
+        d.unit.unit for d in found.units if len(d.unit.patches) > 1 and len({p.value for p in d.unit.patches}) == 1
+    ]
     if equal:
         yield (
             f"all patches of {len(equal)} of {len(found.units)} units have the same activation (a rectifier with an "
@@ -139,9 +141,7 @@ def _number(value: object) -> str:
     return f"{float(value):g}"  # type: ignore[arg-type]
 
 
-def _project(
-    model: Model, pictures: Pictures, found: LayerPatches, options: PatchOptions, progress: Progress
-) -> None:
+def _project(model: Model, pictures: Pictures, found: LayerPatches, options: PatchOptions, progress: Progress) -> None:
     projector = UnitProjector(model, found.layer, options.projection, options.batch_size, options.allow_unverified)
     order = model.preprocessing.channel_order if model.preprocessing is not None else "rgb"
     for number, drawing in enumerate(found.units):
@@ -166,9 +166,7 @@ def _project(
 def _mask(
     store: Reader, model: Model, pictures: Pictures, found: LayerPatches, options: PatchOptions, progress: Progress
 ) -> None:
-    shape = model.one_image_shape()
-    size = (shape[2], shape[3]) if model.layout == "NCHW" else (shape[1], shape[2])
-    anchors = Anchors(layer_field(model, found.layer), size, found.layer)
+    anchors = Anchors(layer_field(model, found.layer), input_size(model), found.layer)
     thresholds = store.quantile(found.layer, 1 - options.top)
     maps = LayerMaps(store, found.layer, model, pictures)
     wanted: dict[int, list[tuple[UnitDrawing, int]]] = {}
@@ -194,4 +192,3 @@ def _fitted(mask: NDArray[np.bool_], display: NDArray[np.uint8]) -> NDArray[np.b
             f"prepared at {display.shape[0]} x {display.shape[1]}: index with one size (--size) to draw masks."
         )
     return mask
-

@@ -166,9 +166,7 @@ def cut_unit(
         box = seen_box(field, place.row, place.col, (height, width))
         boxes.append(box)
         reach = _joined(reach, _overlap(box, geometry.content_box))
-    patches = tuple(
-        _cut(pictures, place, box, _part(box, reach)) for place, box in zip(found, boxes, strict=True)
-    )
+    patches = tuple(_cut(pictures, place, box, _part(box, reach)) for place, box in zip(found, boxes, strict=True))
     return UnitPatches(layer, unit, patches)
 
 
@@ -220,4 +218,3 @@ def _cut(pictures: Pictures, place: _Place, box: Box, shown: Box) -> Patch:
         inside=inside[0],
         label=pictures.row(place.picture).label,
     )
-

@@ -34,6 +34,10 @@ class Row(Protocol):
     @property
     def sha256(self) -> str: ...  # noqa: D102
     @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def height(self) -> int: ...  # noqa: D102
+    @property
     def error(self) -> str: ...  # noqa: D102
     @property
     def label(self) -> str | None: ...  # noqa: D102
@@ -87,6 +91,7 @@ class Reader(Protocol):
     def top(self, layer: str) -> Places: ...  # noqa: D102
     def quantile(self, layer: str, q: float) -> NDArray[np.float32]: ...  # noqa: D102
     def maps(self, layer: str, ids: Sequence[int]) -> NDArray[np.float16] | None: ...  # noqa: D102
+    def iou(self, layer: str) -> Concepts | None: ...  # noqa: D102
 
 
 def good_rows(store: Reader) -> list[Row]:

@@ -91,9 +91,7 @@ class UnitProjector:
         self.unverified = False
         model.engine.backend()
 
-    def __call__(
-        self, unit: int, patches: Sequence[Patch], prepared: Sequence[Prepared]
-    ) -> list[NDArray[np.float32]]:
+    def __call__(self, unit: int, patches: Sequence[Patch], prepared: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """The projections of one unit at its places.
 
         Args:
@@ -178,7 +176,10 @@ def _axes(model: Model, layer: str) -> _Axes:
 
 
 def _below_rectifier(model: Model, layer: str) -> tuple[str, tuple[float, float]]:
-    """The tensor that enters the layer's own rectifier, and what the rectifier cuts it to; the layer, where it has none."""
+    """The tensor that enters the layer's own rectifier, and what the rectifier cuts it to.
+
+    The layer itself, without bounds, where it is no rectifier's output.
+    """
     free = (layer, (-np.inf, np.inf))
     node = model.index.producer(layer)
     if node is None or node.op_type not in ("Relu", "Clip") or not node.input:

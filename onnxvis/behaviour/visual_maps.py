@@ -61,7 +61,7 @@ def activation_sheet(
 def _notes(found: Activations, drawn: int, rank: str, asked: bool, scale: Scale) -> list[str]:
     how = {"max": "largest absolute value", "mean": "mean absolute value"}[rank]
     over = "on any of the pictures" if len(found.values) > 1 else "on the picture"
-    which = "as asked for" if asked else f"largest {how} {over} first" if rank == "mean" else f"by {how} {over}"
+    which = "as asked for" if asked else f"the largest first ({over})"
     sign = "signed, zero-centered" if scale.kind == "diverging" else "from 0"
     return [
         f"{drawn} of {found.units} units, {which}; under each map its unit and its {how}.",

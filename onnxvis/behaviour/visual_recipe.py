@@ -19,6 +19,17 @@ def _setting(default: Any, text: str, least: float = 0.0) -> Any:
     return field(default=default, metadata={"help": text, "least": least})
 
 
+def _check(name: str, value: Any, default: Any, least: float) -> None:
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} is true or false, not {value!r}.")
+        return
+    whole = isinstance(default, int)
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value < least:
+        raise UsageError(f"{name} is a {'whole ' if whole else ''}number of at least {least:g}, not {value!r}.")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way of gradient ascent.
@@ -113,14 +124,3 @@ def recipe(name: str = "legible", **changes: Any) -> Recipe:
             hint = did_you_mean(key, known)
             raise UsageError(f"a recipe has no setting {key!r}.{hint} It has {', '.join(known)}.")
     return dataclasses.replace(RECIPES[name], **given)
-
-
-def _check(name: str, value: Any, default: Any, least: float) -> None:
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UsageError(f"{name} is true or false, not {value!r}.")
-        return
-    whole = isinstance(default, int)
-    kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value < least:
-        raise UsageError(f"{name} is a {'whole ' if whole else ''}number of at least {least:g}, not {value!r}.")

@@ -83,7 +83,7 @@ def open_second(
 
 
 def run_compare(job: CompareJob) -> int:
-    """Compare, write, and say what was found. 0, 2 when a picture failed, 3 when a limit was broken, 130 interrupted."""
+    """Compare, write, and say what was found: 0, 2 a picture failed, 3 a limit was broken, 130 interrupted."""
     images = picture_files(job.images)
     _own_folder(job.out)
     store = _Store(job)
@@ -122,7 +122,7 @@ def run_compare(job: CompareJob) -> int:
 
 
 def broken_limits(found: Comparison, limits: Limits) -> list[str]:
-    """One sentence for each limit that the comparison breaks; where nothing could be compared, every limit is broken."""
+    """One sentence for each limit that the comparison breaks; where nothing could be compared, none is kept."""
     broken = []
     asked = [v for v in asdict(limits).values() if v is not None]
     if asked and not found.pictures:

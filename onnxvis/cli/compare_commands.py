@@ -81,7 +81,7 @@ def compare(
 
     Writes OUT/index.html (worst cases first, with pictures) and OUT/compare.json. An interrupted run goes on where it
     stopped. Exit code: 0 compared, 2 a picture failed or wrong usage, 3 a limit was broken, 130 interrupted.
-    """
+    """  # noqa: D301 - the mark keeps lines of --help apart
     from onnxvis.cli.compare import CompareJob, Limits, open_second, run_compare
 
     first = o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients)
@@ -145,7 +145,7 @@ def evaluate(
 
     Metrics: insertion, deletion, average-drop, average-increase, pointing-game, energy-pointing-game,
     localization-iou, sparseness, complexity, sensitivity-n, infidelity, max-sensitivity.
-    """
+    """  # noqa: D301
     from onnxvis.cli.evaluate import EvaluateJob, run_evaluate
 
     job = EvaluateJob(

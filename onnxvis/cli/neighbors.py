@@ -117,7 +117,10 @@ def _neighbors(room: _Room, image: str) -> None:
     kept = found != (-1 if query.id is None else query.id)
     ids, distances = found[kept][: job.k], distances[kept][: job.k]
     rows = [("embedding", ids, distances)]
-    notes = [f"Embedding: {room.store.embedding_layer}, {metric} distance, {room.store.nearest_how(metric)}.", query.how]
+    notes = [
+        f"Embedding: {room.store.embedding_layer}, {metric} distance, {room.store.nearest_how(metric)}.",
+        query.how,
+    ]
     if job.pixels:
         all_ids, _ = room.store.embeddings()
         thumbnails = room.thumbnails(all_ids)
@@ -196,7 +199,9 @@ def _print(title: str, room: _Room, pairs: Sequence[tuple[np.int64, np.float64]]
     table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
     for id, distance in pairs:
         row = room.rows[int(id)]
-        table.add_row(f"{distance:.4g}", str(id), escape(visible(Path(row.path).name)), escape(visible(row.label or "")))
+        table.add_row(
+            f"{distance:.4g}", str(id), escape(visible(Path(row.path).name)), escape(visible(row.label or ""))
+        )
     out.print(table)
 
 
@@ -207,8 +212,9 @@ def _duplicates(room: _Room) -> None:
     ids, vectors = room.store.embeddings()
     groups, limit = duplicates(list(room.rows.values()), ids, vectors, room.thumbnails(ids))
     notes = [
-        f"Together: equal files; or embeddings closer than {limit:.4g} ({DUPLICATE_SHARE:g} of the median distance to a "
-        f"nearest neighbor) and pictures that differ by less than {DUPLICATE_PIXELS:g} of 255 at {_SIDE} x {_SIDE} pixels."
+        f"Together: equal files; or embeddings closer than {limit:.4g} ({DUPLICATE_SHARE:g} of the median distance "
+        f"to a nearest neighbor) and pictures that differ by less than {DUPLICATE_PIXELS:g} of 255 at "
+        f"{_SIDE} x {_SIDE} pixels."
     ]
     out.print(f"[bold]duplicates[/]: {len(groups)} groups")
     rows, plain = [], []
@@ -231,8 +237,8 @@ def _outliers(room: _Room) -> None:
     found = outliers(ids, vectors, room.job.k, metric)
     neighbors = min(room.job.k, len(ids) - 1)
     notes = [
-        f"Local outlier factor with {neighbors} neighbors ({metric}): how much sparser the embedding is around a picture "
-        f"than around its neighbors; 1 is usual. Second number: distance to neighbor {neighbors}."
+        f"Local outlier factor with {neighbors} neighbors ({metric}): how much sparser the embedding is around a "
+        f"picture than around its neighbors; 1 is usual. Second number: distance to neighbor {neighbors}."
     ]
     shown = found[: room.job.outliers]
     out.print("[bold]outliers[/]")

@@ -61,7 +61,7 @@ def run_patches(job: PatchJob) -> int:
     page = UnitPage(
         title=f"{model.name}: what excites its units",
         facts=tuple(store_facts(store)),
-        notes=tuple(f"{one.layer}: {note}." for one in done for note in one.notes) + (OUTSIDE_NOTE,),
+        notes=(*(f"{one.layer}: {note}." for one in done for note in one.notes), OUTSIDE_NOTE),
         cards=tuple(card_of(drawing) for one in done for drawing in one.units),
         made=made_line(),
     )

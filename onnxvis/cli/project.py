@@ -103,7 +103,17 @@ def _csv(found: Projection, points: Sequence[ScatterPoint], places: Sequence[int
     writer.writerow(["id", "name", "x", "y", "label", "predicted", "score", "verdict", "grid_cell"])
     for point, (x, y), place in zip(points, found.points, places, strict=True):
         writer.writerow(
-            [point.id, point.name, f"{x:.6g}", f"{y:.6g}", point.label, point.predicted, point.score, point.verdict, place]
+            [
+                point.id,
+                point.name,
+                f"{x:.6g}",
+                f"{y:.6g}",
+                point.label,
+                point.predicted,
+                point.score,
+                point.verdict,
+                place,
+            ]
         )
     return text.getvalue()
 
