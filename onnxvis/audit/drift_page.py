@@ -42,9 +42,13 @@ header .table { margin-top: 24px; }
 .differs td, .differs th { font-weight: 600; }
 .flip { color: var(--warn); font-size: 14px; margin-left: 8px; }
 .pair { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.pair > .cell:first-child:nth-last-child(2) { grid-column-start: 2; }
 .limits { margin: 6px 0 0; font-size: 12px; color: var(--soft); }
 .all td, .all th { font-size: 13px; padding-right: 10px; }
-@media (max-width: 760px) { .pair { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 760px) {
+  .pair { grid-template-columns: minmax(0, 1fr); }
+  .pair > .cell:first-child:nth-last-child(2) { grid-column-start: 1; }
+}
 """
 
 

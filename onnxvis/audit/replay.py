@@ -247,7 +247,7 @@ def _options(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The method's own options out of everything that was set or found."""
     from dataclasses import fields
 
-    names = [f.name for f in fields(method.options) if f.name in parameters and f.name != "checkpoint"]
+    names = [f.name for f in fields(method.options) if f.name != "checkpoint" and parameters.get(f.name) is not None]
     if "baseline" in names and parameters["baseline"] == "array":
         raise UsageError("the baseline was an array given in Python, which a manifest does not hold.")
     return {name: _restored(parameters[name]) for name in names}

@@ -37,6 +37,8 @@ __all__ = ["AUDIT_VERSION", "DEFAULT_METHODS", "AuditPlan", "AuditResult", "audi
 AUDIT_VERSION = 1
 DEFAULT_METHODS = ("grad-cam", "integrated-gradients", "occlusion")
 _QUICK_STEPS, _FULL_STEPS = 14, 28
+# Which engine is the faster is measured, so that choice, and the last bits with it, would differ from run to run.
+_REPEATABLE = {"engine": "plain"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class AuditPlan:
         selection: which pictures are explained; all are classified.
         limit: how many at most.
         full: more metrics, for every target, and longer self-tests.
-        options: of the methods; one goes to the methods that have it.
+        options: of the methods; one goes to the methods that have it. Occlusion covers whole pictures (engine
+            "plain") unless an engine is given, since a choice by measured time is not repeatable.
         batch_size: pictures at once.
         seed: of everything random.
         allow_unverified: keep maps whose gradient disagrees with the deployed file, stamped as unverified; else such
@@ -208,7 +211,7 @@ def _requests(model: Model, plan: AuditPlan) -> tuple[list[Request], list[dict[s
     requests, skipped = [], []
     for name in names:
         try:
-            options = {k: v for k, v in plan.options.items() if k in own[name]}
+            options = {k: v for k, v in {**_REPEATABLE, **plan.options}.items() if k in own[name]}
             requests.append(request(model, name, options))
         except (LayerError, ModelError) as error:
             skipped.append({"method": get_method(name).name, "reason": str(error)})

@@ -13,7 +13,7 @@ from onnxvis.methods import get_method
 
 __all__ = ["accuracy", "agreement_table", "confidence", "describe_methods", "limits", "metric_table", "without_times"]
 
-_TIMES = ("times", "seconds")
+_TIMES = ("times", "seconds", "forecast_seconds")
 _MOST_WRONG = 1000
 
 

@@ -43,7 +43,9 @@ def filter_sheet(found: Filters, sort: str = "number", scale: str = "filter", mo
         UsageError: a word or number that is not allowed.
     """
     if scale not in SCALES:
-        raise UsageError(f"filters are drawn on a scale of each filter or a shared one: filter or shared, not {scale!r}.")
+        raise UsageError(
+            f"filters are drawn on a scale of each filter or a shared one: filter or shared, not {scale!r}."
+        )
     single = found.color_order is not None or found.weights.shape[1] == 1
     limit = (_TILES if single else _ROWS) if most is None else most
     if limit < 1:
@@ -105,7 +107,11 @@ def _notes(found: Filters, sort: str, scale: str, drawn: int, tops: list[float])
         lines = [f"Zero is mid gray; each color is 0.5 + weight / 2, in units of the largest absolute weight {whose}."]
     else:
         lines = [f"Zero is neutral; a full color is the largest absolute weight {whose}."]
-    words = {"number": "in the file's order", "norm": "largest norm first", "cluster": "likes beside each other (cosine)"}
+    words = {
+        "number": "in the file's order",
+        "norm": "largest norm first",
+        "cluster": "likes beside each other (cosine)",
+    }
     lines.append(f"{drawn} of {found.units} units, {words[sort]}; the number is the unit's.")
     if found.color_order is None and found.weights.shape[1] > 1:
         shown = min(_INPUTS, found.weights.shape[1])

@@ -98,7 +98,7 @@ def card_of(drawing: UnitDrawing) -> UnitCard:
 
 def _wide(patch: Patch) -> bool:
     """A patch so large that one does not see which part of it the unit looks at most."""
-    return max(patch.pixels.shape[:2]) > _RING_FROM
+    return bool(max(patch.pixels.shape[:2]) > _RING_FROM)
 
 
 _KINDS = {"patches": "patch", "projection": "projection of patch", "mask": "activation mask of picture"}

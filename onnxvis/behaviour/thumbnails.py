@@ -102,7 +102,7 @@ def make_thumbnails(
     return Thumbnails(np.asarray(ids, np.int64), pixels, good, problems)
 
 
-def _files(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[np.memmap, np.memmap]:  # type: ignore[type-arg]
+def _files(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[np.memmap, np.memmap]:
     """The two files of a pass: squares, and what was done; empty ones where they are missing or of another size."""
     made = []
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxvis.behaviour.visual_parametrization import parametrization, tv_gradient
+from onnxvis.behaviour.visual_parametrization import Parametrization, parametrization, tv_gradient
 from onnxvis.behaviour.visual_recipe import Recipe
 from onnxvis.behaviour.visual_space import PictureSpace
 from onnxvis.behaviour.visual_target import VisualTarget
@@ -36,6 +36,7 @@ _STAGES = 6
 _SAVE_SECONDS = 15.0
 _FIRST_MOMENT, _SECOND_MOMENT, _TINY = 0.9, 0.99, 1e-12
 _LAST_RATE = 0.1
+_ATTEMPTS = 24
 
 
 @dataclass(eq=False)
@@ -47,9 +48,12 @@ class Climb:
         variables: ``(R, C, H, W)`` what is moved, for each restart.
         first: Adam's running mean of the gradient.
         second: and of its square.
-        scores: (R, steps done): the score of each restart's view before each step, as the gradient's backend saw it.
+        scores: (R, steps done): what is climbed, on each restart's views before each step, as the gradient's
+            backend saw it.
         stages: step -> pictures ``(R, C, H, W)`` uint8 on the way.
         interrupted: whether it was stopped before its last step.
+        awake: (R,) whether the restart has met a gradient yet.
+        attempts: how often the sleeping ones began anew from stronger noise.
         notes: what the gradient's backend says.
     """
 
@@ -61,6 +65,8 @@ class Climb:
     stages: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     interrupted: bool = False
     notes: tuple[str, ...] = ()
+    awake: NDArray[np.bool_] | None = None
+    attempts: int = 0
 
 
 def stage_steps(steps: int) -> list[int]:
@@ -153,6 +159,8 @@ def climb(
             progress(target.name, state.step, recipe.steps)
             pictures = values.picture(state.variables)
             scores, gradient, notes = _score_gradient(ascent, pictures, state.step, batch_size)
+            if _woken(ascent, values, state, gradient):
+                continue
             gradient = _penalized(ascent, pictures, gradient, base)
             step, first, second = _step(ascent, values.gradient(pictures, gradient), state)
             moved = _blurred(ascent, values.moved(state.variables, step), state.step + 1)
@@ -210,11 +218,7 @@ def _looks(ascent: Ascent, restart: int, step: int) -> list[_Look]:
         zoom = (recipe.zoom_out, recipe.zoom_in)
         still = not (recipe.jitter or recipe.rotate) and zoom == (1.0, 1.0)
         size, window = ascent.canvas, ascent.window
-        view = (
-            crop_view(size, window)
-            if still
-            else random_view(rng, size, window, recipe.jitter, recipe.rotate, zoom)
-        )
+        view = crop_view(size, window) if still else random_view(rng, size, window, recipe.jitter, recipe.rotate, zoom)
         spread = recipe.color_jitter
         factor = np.exp(rng.normal(0, spread, (channels, 1, 1))).astype(np.float32)
         shift = rng.normal(0, spread / 2, (channels, 1, 1)).astype(np.float32)
@@ -236,9 +240,10 @@ def _score_gradient(
     for begin in range(0, len(looks), batch_size):
         some = looks[begin : begin + batch_size]
         x = ascent.space.to_input(np.stack([look.see(pictures[look.restart]) for look in some]))
-        found = model.engine.gradients({name: x}, target.tensor, [target.cotangents(len(some))], (name,))
+        cotangents = np.repeat(target.climbed_cotangent[None], len(some), axis=0)
+        found = model.engine.gradients({name: x}, target.climbed, [cotangents], (name,))
         back = ascent.space.from_gradient(found.grads[0][name])
-        for look, score, one in zip(some, target.value(found.output), back, strict=True):
+        for look, score, one in zip(some, target.climbed_value(found.output), back, strict=True):
             scores[look.restart] += score / ascent.recipe.views
             gradient[look.restart] += look.back(one) / np.float32(ascent.recipe.views)
         notes = found.notes
@@ -258,6 +263,23 @@ def _penalized(ascent: Ascent, pictures: Array, gradient: Array, base: Array) ->
     if ascent.recipe.l2:
         found = found - np.float32(2 * ascent.recipe.l2) * (pictures - base[:, None, None])
     return found
+
+
+def _woken(ascent: Ascent, values: Parametrization, state: Climb, gradient: Array) -> bool:
+    """Let restarts that have not met a gradient begin anew from stronger noise; whether any did.
+
+    A unit behind a rectifier is 0 on a nearly gray picture, and so is its gradient: there is no way up from there.
+    """
+    moved = np.any(gradient != 0, axis=(1, 2, 3))
+    state.awake = moved if state.awake is None else state.awake | moved
+    if state.awake.all() or state.attempts >= _ATTEMPTS:
+        return False
+    state.attempts += 1
+    stronger = 1.0 + 0.5 * state.attempts
+    for r in np.flatnonzero(~state.awake):
+        rng = np.random.default_rng([ascent.seed, int(r), state.step, state.attempts])
+        state.variables[r] = values.start(rng, stronger)
+    return True
 
 
 # --- the step ----------------------------------------------------------------------------------
@@ -296,7 +318,9 @@ def _save(path: Path, key: str, state: Climb) -> None:
     data = io.BytesIO()
     np.savez(
         data, key=np.array(key), step=np.array(state.step), variables=state.variables, first=state.first,
-        second=state.second, scores=np.array(state.scores), notes=np.array(state.notes, dtype=str), **stages,
+        second=state.second, scores=np.array(state.scores), notes=np.array(state.notes, dtype=str),
+        awake=np.ones(len(state.variables), bool) if state.awake is None else state.awake,
+        attempts=np.array(state.attempts), **stages,
     )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -317,7 +341,8 @@ def _loaded(path: Path | None, key: str) -> tuple[Climb | None, tuple[str, ...]]
             scores: Sequence[list[float]] = data["scores"].tolist()
             notes = tuple(str(note) for note in data["notes"])
             arrays = (data["variables"], data["first"], data["second"])
-            return Climb(int(data["step"]), *arrays, list(scores), stages, False, notes), ()
+            begun = (data["awake"], int(data["attempts"]))
+            return Climb(int(data["step"]), *arrays, list(scores), stages, False, notes, *begun), ()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         aside = path.with_suffix(".damaged")
         path.replace(aside)

@@ -14,13 +14,14 @@ __all__ = ["Parametrization", "Pixels", "Waves", "parametrization", "tv_gradient
 
 Array = NDArray[np.float32]
 _SOFT = 1e-3
+_LEAST = 0.01
 
 
 class Parametrization(Protocol):
     """Variables of a picture, and the way of a gradient and a step."""
 
-    def start(self, rng: np.random.Generator) -> Array:
-        """Variables of one picture, with the recipe's noise."""
+    def start(self, rng: np.random.Generator, stronger: float = 1.0) -> Array:
+        """Variables of one picture, with the recipe's noise or one ``stronger`` times as strong."""
         ...
 
     def picture(self, variables: Array) -> Array:
@@ -43,10 +44,10 @@ class Waves:
         self._basis, self._noise = basis, noise
         self._base = np.log(base / (1 - base)).astype(np.float32)[:, None, None]
 
-    def start(self, rng: np.random.Generator) -> Array:
+    def start(self, rng: np.random.Generator, stronger: float = 1.0) -> Array:
         """Random waves."""
         shape = (self._basis.channels, self._basis.height, self._basis.width)
-        return np.asarray(rng.standard_normal(shape) * self._noise, np.float32)
+        return np.asarray(rng.standard_normal(shape) * (self._noise * stronger), np.float32)
 
     def picture(self, variables: Array) -> Array:
         """Sigmoid of the sum of waves, around the base color."""
@@ -68,9 +69,10 @@ class Pixels:
     def __init__(self, size: tuple[int, int], noise: float, base: Array) -> None:
         self._size, self._noise, self._base = size, noise, base[:, None, None]
 
-    def start(self, rng: np.random.Generator) -> Array:
+    def start(self, rng: np.random.Generator, stronger: float = 1.0) -> Array:
         """The base color with noise."""
-        noise = rng.standard_normal((len(self._base), *self._size)) * self._noise
+        spread = self._noise if stronger == 1.0 else max(self._noise, _LEAST) * stronger
+        noise = rng.standard_normal((len(self._base), *self._size)) * spread
         return np.asarray(np.clip(self._base + noise, 0, 1), np.float32)
 
     def picture(self, variables: Array) -> Array:

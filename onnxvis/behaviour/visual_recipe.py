@@ -44,17 +44,17 @@ class Recipe:
     name: str = "legible"
     source: str = "Olah et al., Feature Visualization, Distill 2017; Mordvintsev et al., Inceptionism, 2015"
     parametrization: str = "fourier"
-    steps: int = _setting(320, "gradient steps", 1)
-    rate: float = _setting(0.1, "length of a step: Adam's rate, or for pixel the step in picture values", 1e-9)
-    decay: float = _setting(1.5, "fourier: amplitudes fall with frequency to this power")
+    steps: int = _setting(256, "gradient steps", 1)
+    rate: float = _setting(0.05, "length of a step: Adam's rate, or for pixel the step in picture values", 1e-9)
+    decay: float = _setting(1.3, "fourier: amplitudes fall with frequency to this power")
     decorrelate: bool = _setting(True, "fourier: climb along the color directions of photographs")
     start_noise: float = _setting(0.1, "standard deviation of the coefficients (pixel: of the picture) at the start")
     jitter: float = _setting(16.0, "views are shifted by up to this many pixels")
     rotate: float = _setting(8.0, "views are turned by up to this many degrees")
     zoom_out: float = _setting(0.9, "smallest zoom of a view", 0.05)
     zoom_in: float = _setting(1.15, "largest zoom of a view", 0.05)
-    color_jitter: float = _setting(0.0, "spread of each view's factor and shift of the colors")
-    noise: float = _setting(0.0, "standard deviation of the noise on each view, falling to 0 at the end")
+    color_jitter: float = _setting(0.1, "spread of each view's factor and shift of the colors")
+    noise: float = _setting(0.1, "standard deviation of the noise on each view, falling to 0 at the end")
     views: int = _setting(1, "views of each picture in a step", 1)
     tv: float = _setting(0.0, "weight of the total variation")
     l2: float = _setting(0.0, "weight of the squared distance from the preprocessing's zero color")
@@ -95,15 +95,17 @@ RECIPES: Mapping[str, Recipe] = {
         source="Simonyan et al., Deep Inside Convolutional Networks, 2013; blur: Yosinski et al. 2015",
         parametrization="pixel",
         steps=200,
-        rate=0.03,
+        rate=0.05,
         start_noise=0.0,
         jitter=0.0,
         rotate=0.0,
         zoom_out=1.0,
         zoom_in=1.0,
-        l2=0.01,
+        color_jitter=0.0,
+        noise=0.0,
+        l2=0.02,
         blur_every=4,
-        blur=0.5,
+        blur=1.0,
     ),
 }
 """``legible``: what shows a person the class. ``simonyan``: the first paper's, on pixels, to compare with."""

@@ -31,7 +31,9 @@ def visualization_sheet(found: Visualization) -> Image.Image:
 
 def _notes(found: Visualization) -> list[str]:
     top = found.best.prediction.top[:3]
-    answers = [f"{c.label} {c.logit:+.2f}" + (f" ({c.probability:.1%})" if c.probability is not None else "") for c in top]
+    answers = [
+        f"{c.label} {c.logit:+.2f}" + (f" ({c.probability:.1%})" if c.probability is not None else "") for c in top
+    ]
     return [
         f"The score is {found.reason}." if found.kind != "class" else "The score is the class logit, onnxruntime's.",
         f"The deployed file answers: {'; '.join(answers)}.",

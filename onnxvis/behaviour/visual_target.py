@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["VisualTarget", "visual_target"]
 
 _UNIT = re.compile(r"^(?P<layer>.+):(?P<unit>\d+)(?:\s*@\s*(?P<place>\d+\s*,\s*\d+|center))?$")
+_RECTIFIERS = ("Clip", "LeakyRelu", "PRelu", "Relu")
 _TOP = re.compile(r"top-?\d+", re.IGNORECASE)
 
 
@@ -32,6 +33,8 @@ class VisualTarget:
         tensor: whose values it weighs: the logits, or a layer.
         cotangent: d score / d tensor for one picture, float32.
         reason: one sentence: what the score is.
+        climbed: the tensor whose gradient is followed: ``tensor``, or for a neuron what enters its rectifier.
+        climbed_cotangent: the same for that one.
     """
 
     name: str
@@ -40,15 +43,18 @@ class VisualTarget:
     tensor: str
     cotangent: NDArray[np.float32]
     reason: str
+    climbed: str
+    climbed_cotangent: NDArray[np.float32]
 
     def value(self, values: np.ndarray) -> NDArray[np.float64]:
         """The score of each picture: the tensor's values ``(N, ...)`` to ``(N,)``."""
         weights = self.cotangent.reshape(-1).astype(np.float64)
         return np.asarray(values.reshape(len(values), -1).astype(np.float64) @ weights)
 
-    def cotangents(self, count: int) -> NDArray[np.float32]:
-        """D (sum of scores) / d tensor for some pictures, ``(count, ...)``."""
-        return np.repeat(self.cotangent[None], count, axis=0)
+    def climbed_value(self, values: np.ndarray) -> NDArray[np.float64]:
+        """The same for the values of :attr:`climbed`."""
+        weights = self.climbed_cotangent.reshape(-1).astype(np.float64)
+        return np.asarray(values.reshape(len(values), -1).astype(np.float64) @ weights)
 
 
 def visual_target(model: Model, spec: int | str, logits: np.ndarray) -> VisualTarget:
@@ -80,9 +86,8 @@ def visual_target(model: Model, spec: int | str, logits: np.ndarray) -> VisualTa
             f"the target {text!r} is neither a label nor LAYER:UNIT, LAYER:UNIT@row,col or LAYER:UNIT@center."
         )
     score = resolve(spec, logits, model.labels, form=model.output_form)[0]
-    return VisualTarget(
-        score.name, score.spec, "class", model.logits.tensor, score.cotangent.astype(np.float32), model.logits.reason
-    )
+    weights, tensor = score.cotangent.astype(np.float32), model.logits.tensor
+    return VisualTarget(score.name, score.spec, "class", tensor, weights, model.logits.reason, tensor, weights)
 
 
 def _is_label(model: Model, text: str) -> bool:
@@ -93,37 +98,76 @@ def _is_label(model: Model, text: str) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """Which axes of a layer count units, rows and columns (none where it has no places)."""
+
+    unit: int
+    places: tuple[int, ...]
+
+
 def _unit(model: Model, tensor: str, unit: int, place: str | None, spec: str) -> VisualTarget:
-    shape = model.shapes[tensor][1:]
-    field = model.fields.get(tensor)
-    axes = field.spatial_axes if field is not None else None
-    if field is None:
-        raise TargetError(f"layer {tensor!r} does not depend on the picture, so no picture excites it.")
-    spatial = tuple(a - 1 for a in axes) if axes else ()
-    channel = field.channel_axis(len(shape) + 1) if axes else len(shape)
-    if channel is None or channel < 1:
-        raise TargetError(f"layer {tensor!r} of shape {shape} has no axis of units.")
-    units = shape[channel - 1]
+    shape, axes = model.shapes[tensor], _axes(model, tensor)
+    units, grid = shape[axes.unit], tuple(shape[a] for a in axes.places)
     if unit >= units:
         raise TargetError(f"layer {tensor!r} has no unit {unit}: it has {units}, 0 to {units - 1}.")
-    cotangent = np.zeros(shape, np.float32)
-    map_shape = tuple(shape[a] for a in spatial)
-    view = np.moveaxis(cotangent, channel - 1, 0)[unit]  # a view: writes go into the cotangent
     if place is None:
-        view[...] = 1.0 / max(view.size, 1)
-        what = "mean over its places" if view.size > 1 else "its value"
-        return VisualTarget(f"{tensor}:{unit}", spec, "unit", tensor, cotangent, f"unit {unit} of {tensor!r}, {what}")
-    if not spatial:
+        what = "mean over its places" if grid else "its value"
+        weights = _weights(shape, axes, unit, None)
+        reason = f"unit {unit} of {tensor!r}, {what}"
+        return VisualTarget(f"{tensor}:{unit}", spec, "unit", tensor, weights, reason, tensor, weights)
+    if not grid:
         raise TargetError(f"{spec!r}: layer {tensor!r} has no places, so its unit has one value: leave the @ out.")
-    at = tuple(n // 2 for n in map_shape) if place == "center" else tuple(int(n) for n in place.split(","))
-    if any(p >= n for p, n in zip(at, map_shape, strict=True)):
-        raise TargetError(f"{spec!r}: the map of {tensor!r} has {map_shape[0]} rows and {map_shape[1]} columns.")
-    # The remaining axes of the view keep their order, so rows and columns are found by their own positions.
-    rest = [a for a in range(len(shape)) if a != channel - 1]
-    index: list[int | slice] = [slice(None)] * len(rest)
-    for axis, p in zip(spatial, at, strict=True):
-        index[rest.index(axis)] = p
-    view[tuple(index)] = 1.0
-    name = f"{tensor}:{unit} @ {at[0]},{at[1]}"
+    at = tuple(n // 2 for n in grid) if place == "center" else tuple(int(n) for n in place.split(","))
+    if any(p >= n for p, n in zip(at, grid, strict=True)):
+        raise TargetError(f"{spec!r}: the map of {tensor!r} has {grid[0]} rows and {grid[1]} columns.")
+    before, source = _before_rectifier(model, tensor, unit, axes.unit)
     reason = f"unit {unit} of {tensor!r} at row {at[0]}, column {at[1]}"
-    return VisualTarget(name, spec, "neuron", tensor, cotangent, reason)
+    if before != tensor:
+        reason += "; climbed by the value before its rectifier, which has a gradient where the unit is silent"
+    return VisualTarget(
+        f"{tensor}:{unit} @ {at[0]},{at[1]}", spec, "neuron", tensor, _weights(shape, axes, unit, at), reason, before,
+        _weights(model.shapes[before], axes, source, at),
+    )  # fmt: skip
+
+
+def _axes(model: Model, tensor: str) -> _Axes:
+    field, rank = model.fields.get(tensor), len(model.shapes[tensor])
+    if field is None:
+        raise TargetError(f"layer {tensor!r} does not depend on the picture, so no picture excites it.")
+    places = field.spatial_axes
+    unit = field.channel_axis(rank) if places else rank - 1
+    if unit is None or unit < 1:
+        raise TargetError(f"layer {tensor!r} of shape {model.shapes[tensor]} has no axis of units.")
+    return _Axes(unit, places or ())
+
+
+def _weights(shape: tuple[int, ...], axes: _Axes, unit: int, at: tuple[int, ...] | None) -> NDArray[np.float32]:
+    """D score / d layer of one picture: 1 at a place, or the mean over all of them."""
+    weights = np.zeros((1, *shape[1:]), np.float32)
+    index: list[int | slice] = [slice(None)] * len(shape)
+    index[axes.unit] = unit
+    for axis, p in zip(axes.places, at or (), strict=False):
+        index[axis] = p
+    weights[tuple(index)] = 1.0 / max(weights[tuple(index)].size, 1)
+    return np.ascontiguousarray(weights[0])
+
+
+def _before_rectifier(model: Model, tensor: str, unit: int, unit_axis: int) -> tuple[str, int]:
+    """Where a unit's value stands before its rectifier, through concatenations: tensor and number there."""
+    node = model.index.producer(tensor)
+    if node is None:
+        return tensor, unit
+    if node.op_type in _RECTIFIERS:
+        return node.input[0], unit
+    axis = model.index.attrs(node).get("axis", 0)
+    if node.op_type != "Concat" or axis % len(model.shapes[tensor]) != unit_axis:
+        return tensor, unit
+    inside = unit
+    for part in node.input:
+        count = model.shapes[part][unit_axis]
+        if inside < count:
+            before, source = _before_rectifier(model, part, inside, unit_axis)
+            return (before, source) if before != part else (tensor, unit)
+        inside -= count
+    return tensor, unit

@@ -101,7 +101,9 @@ def _strip(row: TileRow, most: int, size: tuple[int, int], caption: int, left: i
         if tile.caption:
             text = elide(tile.caption, _CAPTION, wide + _GAP - 2)
             place = (x + (tile.picture.width - text_width(text, _CAPTION)) / 2, y + tile.picture.height + 1)
-            draw.text((max(x, place[0]), place[1]), text, font=font(_CAPTION, text), fill=_MARKED if tile.marked else GRAY)
+            draw.text(
+                (max(x, place[0]), place[1]), text, font=font(_CAPTION, text), fill=_MARKED if tile.marked else GRAY
+            )
     return strip
 
 

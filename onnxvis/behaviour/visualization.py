@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ class Restart:
         score: of the deployed file on that picture.
         prediction: what the deployed file answers on it.
         stages: the way, the last one being the end.
-        trace: the score of this climb's views before each step, as the gradient's backend saw it.
+        trace: what was climbed, on this climb's views before each step, as the gradient's backend saw it.
     """
 
     number: int
@@ -94,7 +94,8 @@ class Visualization:
         interrupted: whether it was stopped before its last step; the pictures are those reached.
         steps_done: of ``recipe.steps``.
         notes: every choice and fall-back, one sentence each.
-        seconds: time of the whole.
+        seconds: time of the whole; of an interrupted climb that went on, since then.
+        key: fingerprint of model, target, recipe, seed and preprocessing: equal keys give equal pictures.
         provenance: model, versions and platform, as plain data.
     """
 
@@ -112,6 +113,7 @@ class Visualization:
     steps_done: int
     notes: tuple[str, ...]
     seconds: float
+    key: str
     provenance: Mapping[str, Any] = field(repr=False)
 
     def __repr__(self) -> str:
@@ -148,6 +150,7 @@ class Visualization:
         """Everything but the pictures, as plain data."""
         return {
             "manifest_version": MANIFEST_VERSION,
+            "key": self.key,
             "method": "class visualization",
             "target": {
                 "name": self.target,
@@ -260,9 +263,13 @@ def visualize_each(
     allow_unverified: bool = False,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    skip: Callable[[str, str], bool] | None = None,
     **settings: Any,
 ) -> Iterator[Visualization]:
-    """:func:`visualize`, one result after the other as they are finished; ends after an interrupted one."""
+    """:func:`visualize`, one result after the other as they are finished; ends after an interrupted one.
+
+    ``skip`` is asked with the name and the key of each target, and leaves out those of which it says so.
+    """
     if restarts < 1 or batch_size < 1 or seed < 0:
         raise UsageError("restarts and the batch size are at least 1, and the seed at least 0.")
     chosen = named_recipe(recipe, **settings) if isinstance(recipe, str) else recipe
@@ -275,9 +282,10 @@ def visualize_each(
     specs = [targets] if isinstance(targets, int | str) else list(targets)
     resolved = [visual_target(model, spec, logits[0]) for spec in specs]
     for target in resolved:
-        began = time.perf_counter()
+        began, key = time.perf_counter(), _key(model, target, chosen, seed, restarts)
+        if skip is not None and skip(target.name, key):
+            continue
         start = _verified_start(model, target, gray, allow_unverified)
-        key = _key(model, target, chosen, seed, restarts)
         place = Path(checkpoint) / f"{slug(target.name)}.npz" if checkpoint is not None else None
         state, pictures = climb(
             model, space, target, chosen, seed=seed, restarts=restarts, batch_size=batch_size,
@@ -291,7 +299,7 @@ def visualize_each(
         yield Visualization(
             target.name, target.spec, target.kind, target.tensor, target.reason, found, start, chosen, seed, parity,
             state.interrupted, state.step, _notes(model, space, state, best, start, chosen, parity),
-            time.perf_counter() - began, provenance(model),
+            time.perf_counter() - began, key, provenance(model),
         )  # fmt: skip
         if state.interrupted:
             return
@@ -334,7 +342,7 @@ def _verified_start(model: Model, target: VisualTarget, gray: Pixels, allow_unve
     _, tensors, x = _deployed(model, [gray], (target.tensor,))
     values = tensors[target.tensor]
     name = model.image_input.name
-    found = model.engine.gradients({name: as_float(x)}, target.tensor, [target.cotangents(1)], (name,))
+    found = model.engine.gradients({name: as_float(x)}, target.tensor, [target.cotangent[None]], (name,))
     parity = model.engine.parity(found.output[0], values[0], None, (target.tensor, name, "start"))
     # Mid gray can make every unit of a layer nearly 0, where a relative error says nothing.
     if not allow_unverified and np.abs(values).max() > 1e-3:
@@ -347,7 +355,7 @@ def _parity(model: Model, target: VisualTarget, picture: Pixels) -> Parity:
     _, tensors, x = _deployed(model, [picture], (target.tensor,))
     name = model.image_input.name
     feeds = {name: as_float(x)}
-    found = model.engine.gradients(feeds, target.tensor, [target.cotangents(1)], (name,))
+    found = model.engine.gradients(feeds, target.tensor, [target.cotangent[None]], (name,))
 
     def check() -> GradientCheck | None:
         if x.dtype.kind != "f":
@@ -370,8 +378,12 @@ def _notes(
         notes.insert(0, "UNVERIFIED: the converted model disagrees with the deployed one; see parity")
     if state.interrupted:
         notes.append(f"stopped after {state.step} of {recipe.steps} steps; the pictures are those reached")
-    if state.step and not any(any(trace) for trace in state.scores):
-        notes.append("the score was 0 all the way: the unit was never excited; try the tensor before its activation")
+    if state.attempts:
+        notes.append(
+            f"no gradient on a nearly gray picture: a start from stronger noise was looked for {state.attempts} times"
+        )
+    if state.awake is not None and not state.awake.any():
+        notes.append("no gradient was ever met: nothing in these pictures changes the score")
     elif best.score <= start:
         notes.append("the score did not rise above that of mid gray")
     if model.engine.precision != "float32":

@@ -28,6 +28,8 @@ BROKEN = 3
 """Exit code when the comparison broke a limit that was asked for."""
 
 _SHOWN = 10
+_WIDTH = 120
+_LONGEST = 22
 
 
 @dataclass(frozen=True)
@@ -171,20 +173,24 @@ def _show(job: CompareJob, found: Comparison, broken: Sequence[str]) -> None:
 def _table(found: Comparison) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), title="worst first", title_justify="left")
     for name in ("picture", "A", "B"):
-        table.add_column(name, overflow="ellipsis", max_width=32)
+        table.add_column(name, no_wrap=True)
     for name in ("p in A", "p in B", "top 5", "logits", *found.methods):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.pictures[:_SHOWN]:
         (_, a), (_, b) = row.top1
         chances = ["–" if p is None else f"{p:.1%}" for p in row.probability]
         ranks = ["–" if m.rank is None else f"{m.rank:.3f}" for m in row.maps]
-        texts = [escape(visible(t)) for t in (row.name, a, b if row.flipped else "same")]
+        texts = [escape(_cut(visible(t))) for t in (row.name, a, b if row.flipped else "same")]
         style = "bold red" if row.flipped else ""
         table.add_row(*texts, *chances, f"{row.top5_overlap:.0%}", f"{row.logit_relative:.2%}", *ranks, style=style)
-    out.print(table)
+    out.print(table, width=max(out.width, _WIDTH))
     left = len(found.pictures) - _SHOWN
     if left > 0:
         out.print(f"... and {left} more in compare.json")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 class _Store:

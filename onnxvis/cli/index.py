@@ -54,7 +54,7 @@ def _say_what(done: Summary) -> None:
     _say("", store.nearest_how())
     masks = store.manifest["masks"]
     if masks:
-        _say("concepts", f"{len(masks['names'])}, in {masks['pictures']} label maps")
+        _say("concepts", f"{len(masks['names'])}, in {masks['pictures']} label maps; {masks['errors']} could not be used")
     speed = f", {done.run / done.seconds:.1f} pictures/s" if done.run and done.seconds > 0 else ""
     earlier = f" ({done.pictures - done.run} of them by earlier runs)" if 0 < done.run < done.pictures else ""
     new = "" if done.run else "; nothing was left to do"

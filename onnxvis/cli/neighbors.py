@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class _Room:
     store: Store
     model: Model
     pictures: Pictures
-    rows: dict[int, Row]
+    rows: Mapping[int, Row]
 
     def thumbnails(self, ids: NDArray[np.int64]) -> Thumbnails:
         with progress_bar(self.job.quiet) as progress:
@@ -217,7 +217,8 @@ def _duplicates(room: _Room) -> None:
         f"{_SIDE} x {_SIDE} pixels."
     ]
     out.print(f"[bold]duplicates[/]: {len(groups)} groups")
-    rows, plain = [], []
+    rows: list[TileRow] = []
+    plain = []
     for group in groups:
         kind = "same file" if group.identical else f"{group.distance:.3g}, pixels {group.pixels:.2g}"
         names = ", ".join(Path(room.rows[i].path).name for i in group.ids[:4]) + (" ..." if len(group.ids) > 4 else "")

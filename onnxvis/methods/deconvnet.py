@@ -13,29 +13,15 @@ the target's logit; ``zfnet-deconvnet`` starts from a unit of a layer, as the pa
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnxvis.methods.base import Attribution, Method, Task
-from onnxvis.methods.input_gradient import rule_maps
+from onnxvis.methods.input_gradient import rule_attributions
 
 __all__ = ["METHOD"]
 
 
 def attribute(task: Task) -> list[list[Attribution]]:
     """Deconvnet projections of every score of every image; maps ``(C, H, W)`` in the input grid."""
-    return [
-        [
-            Attribution(
-                values=np.ascontiguousarray(values, dtype=np.float32),
-                units="deconvnet d logit / d input",
-                reduction="max-abs",
-                parity=one.parity,
-                notes=(*one.notes, "drawn as the largest absolute value over the channels of a pixel"),
-            )
-            for values in one.maps
-        ]
-        for one in rule_maps(task, "deconvnet")
-    ]
+    return rule_attributions(task, "deconvnet", "deconvnet d logit / d input")
 
 
 METHOD = Method(

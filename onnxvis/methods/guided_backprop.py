@@ -13,29 +13,15 @@ saturated. Activations that are no rectifiers keep their ordinary derivative; th
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnxvis.methods.base import Attribution, Method, Task
-from onnxvis.methods.input_gradient import rule_maps
+from onnxvis.methods.input_gradient import rule_attributions
 
 __all__ = ["METHOD"]
 
 
 def attribute(task: Task) -> list[list[Attribution]]:
     """Guided gradients of every score of every image; maps ``(C, H, W)`` in the input grid."""
-    return [
-        [
-            Attribution(
-                values=np.ascontiguousarray(values, dtype=np.float32),
-                units="guided d logit / d input",
-                reduction="max-abs",
-                parity=one.parity,
-                notes=(*one.notes, "drawn as the largest absolute value over the channels of a pixel"),
-            )
-            for values in one.maps
-        ]
-        for one in rule_maps(task, "guided")
-    ]
+    return rule_attributions(task, "guided", "guided d logit / d input")
 
 
 METHOD = Method(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxvis.methods.base import Task, rows_of
+from onnxvis.methods.base import Attribution, Task, rows_of
 from onnxvis.methods.layout import as_float, channels_first
 from onnxvis.runtime.gradients import Gradients
 from onnxvis.runtime.parity import GradientCheck, Parity
@@ -26,6 +26,7 @@ __all__ = [
     "micro_batch",
     "ordinary_parity",
     "parity_at_picture",
+    "rule_attributions",
     "rule_maps",
 ]
 
@@ -113,6 +114,29 @@ def rule_maps(task: Task, rule: str) -> list[RuleMaps]:
             maps = [channels_first(g[name][i], task.model.layout) for g in found.grads[: len(task.scores[row])]]
             results.append(RuleMaps(maps, parity if rule == "backprop" else ordinary_parity(parity), found.notes))
     return results
+
+
+def rule_attributions(task: Task, rule: str, units: str) -> list[list[Attribution]]:
+    """What a method answers whose map is a modified gradient, kept signed: ``(C, H, W)`` in the input grid.
+
+    Args:
+        task: what is explained.
+        rule: what a ReLU does on the way back.
+        units: of the map.
+    """
+    return [
+        [
+            Attribution(
+                values=np.ascontiguousarray(values, dtype=np.float32),
+                units=units,
+                reduction="max-abs",
+                parity=one.parity,
+                notes=(*one.notes, "drawn as the largest absolute value over the channels of a pixel"),
+            )
+            for values in one.maps
+        ]
+        for one in rule_maps(task, rule)
+    ]
 
 
 def micro_batch(task: Task) -> int:

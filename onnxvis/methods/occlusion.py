@@ -26,9 +26,11 @@ from onnxvis.methods.baseline import baseline_color, baseline_name, make_baselin
 from onnxvis.methods.checkpoint import Checkpoint, fingerprint
 from onnxvis.methods.layout import channels_first
 from onnxvis.methods.probability import probabilities, probability_note
+from onnxvis.prediction import logits_of
 
 if TYPE_CHECKING:
     from onnxvis.methods.occlusion_drops import Drops, Findings
+    from onnxvis.runtime.bfloat16 import Bfloat16
 
 __all__ = ["METHOD", "OcclusionOptions"]
 
@@ -62,22 +64,28 @@ class OcclusionOptions:
     exact_check: str = option(
         "sample", "incremental positions recomputed in full: 'sample' (2 to 8, by the seed), 'all' or 'none'"
     )
+    precision: str = option(
+        "float32", "'float32', or 'bf16': faster and less precise, where the extra bf16 is installed; checked by a sample"
+    )
     checkpoint: Any = option(None, "folder for what is finished of an interrupted run, which then goes on from there")
 
     def __post_init__(self) -> None:
         one_of("occlusion", "score", self.score, ("logit", "probability"))
         one_of("occlusion", "engine", self.engine, ("auto", "plain", "incremental"))
         one_of("occlusion", "exact_check", self.exact_check, ("sample", "all", "none"))
+        one_of("occlusion", "precision", self.precision, ("float32", "bf16"))
 
 
 def attribute(task: Task) -> list[list[Attribution]]:
     """Occlusion maps of every score of every image, ``(H, W)`` in the input grid."""
-    from onnxvis.methods.occlusion_drops import Drops, Settings  # the runtime, which a list of methods does not need
+    # the runtime, which a list of methods does not need
+    from onnxvis.methods.occlusion_drops import Drops, Settings
+    from onnxvis.methods.precision import lowered
 
     options: OcclusionOptions = task.options
     window, stride = _geometry(task.grid, options)
     places = windows(task.grid, window, stride)
-    settings = Settings(options.engine, options.exact_check, task.seed)
+    low = lowered("occlusion", options.precision, task)
     if options.score == "probability" and any(s.function is not None for scores in task.scores for s in scores):
         raise UsageError("a target function gets logits; turn them into probabilities in it and leave score=logit.")
     results = []
@@ -87,14 +95,13 @@ def attribute(task: Task) -> list[list[Attribution]]:
         image = channels_first(task.x[row], task.model.layout)
         cover = _cover(options.baseline, image)
         base = _scores(task, row, task.logits[row : row + 1])[0]
-        key = _key(task, row, (window, stride, options.score), cover, places)
+        key = _key(task, row, (window, stride, options.score, options.precision), cover, places)
         table = Checkpoint(options.checkpoint, key, (len(places), len(task.scores[row])))
         tables.append(table)
 
-        def drop(logits: np.ndarray, row: int = row, base: np.ndarray = base) -> np.ndarray:
-            return np.asarray(base - _scores(task, row, logits))
-
-        earlier = Drops(task, row, image, cover, places, drop, settings, table, earlier)
+        own = base if low is None else _low_scores(task, row, low)
+        settings = Settings(options.engine, options.exact_check, task.seed, low, _drop(task, row, base))
+        earlier = Drops(task, row, image, cover, places, _drop(task, row, own), settings, table, earlier)
         found = earlier.run()
         parameters = _record(options, (window, stride), len(places), found)
         notes = _notes(task, row, options, places, (window, stride), found, table)
@@ -114,6 +121,17 @@ def _scores(task: Task, row: int, logits: np.ndarray) -> np.ndarray:
     """Every score of one image at some logits ``(n, ...)``: ``(n, T)`` float64."""
     values = probabilities(task.model, logits) if task.options.score == "probability" else logits
     return np.stack([score.value(values) for score in task.scores[row]], axis=1)
+
+
+def _low_scores(task: Task, row: int, low: Bfloat16) -> np.ndarray:
+    """The scores of the uncovered picture in bfloat16: what both sides of a difference have in common cancels."""
+    name = task.model.logits.tensor
+    logits = logits_of(task.model, low(np.ascontiguousarray(task.x[row : row + 1]), name), 1)
+    return np.asarray(_scores(task, row, logits)[0])
+
+
+def _drop(task: Task, row: int, base: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda logits: np.asarray(base - _scores(task, row, logits))
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -220,6 +238,8 @@ def _record(
         "operations": round(found.operations, 4),
         "forecast_seconds": None if found.forecast is None else round(found.forecast, 2),
         "exact_check": None if check is None else {"positions": check[0], "largest_relative_error": check[1]},
+        "precision": options.precision,
+        "precision_check": None if found.precise is None else found.precise.record(),
     }
 
 
@@ -247,6 +267,9 @@ def _notes(
     if found.checked is not None:
         count, error = found.checked
         notes.append(f"{count} positions were recomputed in full: largest error {error:.1e} of the largest logit")
+    if options.precision == "bf16":
+        notes.append("precision: bfloat16, as asked for, by OpenVINO's execution provider; the score is of float32")
+        notes.append(found.precise.note("positions") if found.precise else "the precision was not checked, as asked for")
     notes += found.notes
     if table.resumed:
         notes.append(f"{table.resumed} of {len(places)} positions were taken from an interrupted run")

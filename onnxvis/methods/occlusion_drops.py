@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,45 +11,32 @@ from onnxvis.errors import ModelError
 from onnxvis.kernels.occlusion import Window
 from onnxvis.methods.base import Task
 from onnxvis.methods.checkpoint import Checkpoint
-from onnxvis.methods.occlusion_engine import TOLERANCE, Batch, Fast, Plain, fast_engine, relative_error
+from onnxvis.methods.occlusion_engine import (
+    TOLERANCE,
+    Batch,
+    Fast,
+    fast_engine,
+    planning_seconds,
+    relative_error,
+    spend,
+)
+from onnxvis.methods.occlusion_plain import Clock, Plain
+from onnxvis.methods.precision import PrecisionCheck
+from onnxvis.runtime.bfloat16 import Bfloat16
 
 __all__ = ["Drops", "Findings", "Settings"]
 
 _SAMPLE = 8
 _SAMPLE_PART = 32
 _FEW = 32
-_SHORT = 1.0
+_HOPE = 0.4
+"""Share of the time that crops are expected to save before anything is known about the network."""
+_LOOSE = 5e-2
+"""As ``TOLERANCE``, in bfloat16: crops and whole pictures are rounded apart."""
 _FASTER = 0.95
 _PATIENCE = 0.25
 
 Values = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Seconds on the wall and of the processor.
-
-    Other programs lengthen the first, waiting threads the second: only what both say is believed.
-    """
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> _Clock:
-        return cls(time.perf_counter(), time.process_time())
-
-    def __add__(self, other: _Clock) -> _Clock:
-        return _Clock(self.wall + other.wall, self.cpu + other.cpu)
-
-    def __sub__(self, other: _Clock) -> _Clock:
-        return _Clock(self.wall - other.wall, self.cpu - other.cpu)
-
-    def __truediv__(self, count: int) -> _Clock:
-        return _Clock(self.wall / max(count, 1), self.cpu / max(count, 1))
-
-    def slower_than(self, other: _Clock, part: float) -> bool:
-        return self.wall > part * other.wall and self.cpu > part * other.cpu
 
 
 @dataclass
@@ -63,6 +49,7 @@ class Findings:
         operations: share of the operations of plain recomputation that ran.
         forecast: seconds that the run was expected to take, from its first positions.
         checked: positions recomputed in full, and the largest error found, relative to the largest logit.
+        precise: what the drops in bfloat16 were held against, where that was asked for.
         notes: what else happened.
     """
 
@@ -71,16 +58,27 @@ class Findings:
     operations: float = 1.0
     forecast: float | None = None
     checked: tuple[int, float] | None = None
+    precise: PrecisionCheck | None = None
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of the run: see :class:`onnxvis.methods.occlusion.OcclusionOptions`."""
+    """Options of the run: see :class:`onnxvis.methods.occlusion.OcclusionOptions`.
+
+    Attributes:
+        engine: "auto", "plain" or "incremental".
+        exact_check: "sample", "all" or "none".
+        seed: draws the sample.
+        lowered: computes in bfloat16, where that was asked for.
+        exactly: the drops of float32 logits, which those in bfloat16 are held against.
+    """
 
     engine: str
     exact_check: str
     seed: int
+    lowered: Bfloat16 | None = None
+    exactly: Values | None = None
 
 
 class Drops:
@@ -112,10 +110,12 @@ class Drops:
     ) -> None:
         self._task, self._row, self._places = task, row, places
         self._cover, self._values, self._settings, self._table = cover, values, settings, table
-        self._plain = Plain(task, image, cover, places)
+        self._plain = Plain(task, image, cover, places, settings.lowered)
+        self._precise = Plain(task, image, cover, places) if settings.lowered is not None else None
+        self._tolerance = TOLERANCE if settings.lowered is None else _LOOSE
         self._earlier = earlier
         self._stage: str = earlier._stage if earlier else "occlusion"
-        self._seconds: _Clock | None = earlier._seconds if earlier else None
+        self._seconds: Clock | None = earlier._seconds if earlier else None
         self._exact: dict[int, np.ndarray] = {}
         self._mine = np.zeros(0, np.int64)
         self.findings = Findings()
@@ -132,12 +132,27 @@ class Drops:
             self._forecast_plain(len(left))
             if known:
                 self._finish(np.array(known), np.stack([self._exact[p] for p in known]))
+            began = Clock.now()
             for positions, logits in self._plain(left):
                 self._finish(positions, logits)
+            spend(self._task, self._places, (Clock.now() - began).wall)
+            self._check_precision()
         except BaseException:
             self._table.save()
             raise
+        if self._plain.note and found.engine != "incremental":
+            found.notes.append(self._plain.note)
         return found
+
+    def _check_precision(self) -> None:
+        """Hold drops in bfloat16 against the same positions in float32."""
+        exactly, check = self._settings.exactly, self._settings.exact_check
+        if self._precise is None or exactly is None or check == "none":
+            return
+        every = np.arange(len(self._places))
+        chosen = every if check == "all" else self._sample(every, min(len(every), _SAMPLE))
+        exact = np.concatenate([exactly(logits) for _, logits in self._precise(chosen)])
+        self.findings.precise = PrecisionCheck.of(exact, self._table.values[chosen])
 
     # --- which engine ----------------------------------------------------------------------------
 
@@ -148,12 +163,12 @@ class Drops:
         if self.findings.reason:
             return None
         seconds = None if self._seconds is None else self._seconds.wall
-        fast = fast_engine(self._task, self._places, self._cover, seconds)
+        fast = fast_engine(self._task, self._places, self._cover, seconds, self._settings.lowered)
         if isinstance(fast, str):
             self.findings.reason = fast
             return None
         error = fast.start(self._row)
-        if not error <= TOLERANCE:
+        if not error <= self._tolerance:
             self.findings.reason = f"the parts of the graph together give other logits (relative error {error:.1e})"
             return None
         return fast
@@ -176,21 +191,23 @@ class Drops:
         if sampled:
             seconds = self._recompute(self._sample(left))
             self._seconds = self._seconds or seconds
-        if wanted == "auto" and self._seconds and self._seconds.wall * len(left) < _SHORT:
-            return f"the whole map takes {self._seconds.wall * len(left):.2f} s"
+        if wanted == "auto" and self._seconds:
+            whole, price = self._seconds.wall * len(left), planning_seconds(self._task, self._places)
+            if _HOPE * (whole + spend(self._task, self._places)) < price:
+                return f"the whole map takes {whole:.2f} s, too little to plan for"
         return ""
 
-    def _sample(self, left: np.ndarray) -> np.ndarray:
-        count = min(len(left), _SAMPLE, max(2, len(left) // _SAMPLE_PART))
+    def _sample(self, left: np.ndarray, count: int = 0) -> np.ndarray:
+        count = count or min(len(left), _SAMPLE, max(2, len(left) // _SAMPLE_PART))
         return np.sort(np.random.default_rng(self._settings.seed).choice(left, count, replace=False))
 
-    def _recompute(self, sample: np.ndarray) -> _Clock:
+    def _recompute(self, sample: np.ndarray) -> Clock:
         """Keep the exact logits of some positions; returns the time of one, the first ones being for warming up."""
         half = max(1, len(sample) // 2)
         self._exact = self._logits(sample[:half])
-        began = _Clock.now()
+        began = Clock.now()
         self._exact |= self._logits(sample[half:])
-        return (_Clock.now() - began) / max(1, len(sample) - half)
+        return (Clock.now() - began) / max(1, len(sample) - half)
 
     def _logits(self, positions: np.ndarray) -> dict[int, np.ndarray]:
         found: dict[int, np.ndarray] = {}
@@ -215,7 +232,7 @@ class Drops:
         parts = "1 part" if fast.runner.segments == 1 else f"{fast.runner.segments} parts"
         found.reason = f"crops through {parts} of the graph, {fast.operations:.0%} of the operations"
         timed = [_timed(fast, batch) for batch in probes]
-        spent = _Clock(sum(t.wall for t, _ in timed), sum(t.cpu for t, _ in timed))
+        spent = Clock(sum(t.wall for t, _ in timed), sum(t.cpu for t, _ in timed))
         each = spent / sum(len(b.positions) for b in probes)
         kept = [(batch.positions, logits) for batch, (_, logits) in zip(probes, timed, strict=True)]
         check = self._settings.exact_check
@@ -230,9 +247,9 @@ class Drops:
         self._forecast(fast, each.wall)
         self._run_rest(fast, rest, plain)
 
-    def _run_rest(self, fast: Fast, batches: Sequence[Batch], plain: _Clock | None) -> None:
+    def _run_rest(self, fast: Fast, batches: Sequence[Batch], plain: Clock | None) -> None:
         total = sum(len(b.positions) for b in batches)
-        spent, count = _Clock(0.0, 0.0), 0
+        spent, count = Clock(0.0, 0.0), 0
         for batch in batches:
             taken, logits = _timed(fast, batch)
             spent, count = spent + taken, count + len(batch.positions)
@@ -251,7 +268,7 @@ class Drops:
         count, before = self.findings.checked or (0, 0.0)
         worst = max([before, *errors])
         self.findings.checked = (count + len(errors), worst)
-        if worst <= TOLERANCE:
+        if worst <= self._tolerance:
             return True
         self._table.forget(self._mine)
         self._mine = np.zeros(0, np.int64)
@@ -297,7 +314,7 @@ class Drops:
         self._task.progress(self._stage, done, total * self._pictures)
 
 
-def _timed(fast: Fast, batch: Batch) -> tuple[_Clock, np.ndarray]:
-    began = _Clock.now()
+def _timed(fast: Fast, batch: Batch) -> tuple[Clock, np.ndarray]:
+    began = Clock.now()
     logits = fast(batch)
-    return _Clock.now() - began, logits
+    return Clock.now() - began, logits

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +18,16 @@ import numpy as np
 from onnxvis.errors import OnnxvisError
 from onnxvis.graph.expose import available_tensors
 from onnxvis.graph.index import GraphIndex
-from onnxvis.kernels.occlusion import OcclusionBatches, Window
+from onnxvis.kernels.occlusion import Window
 from onnxvis.methods.base import Task
 from onnxvis.prediction import logits_of
+from onnxvis.runtime.bfloat16 import Bfloat16
 from onnxvis.runtime.engine import Engine
 from onnxvis.runtime.incremental import Graphs, Incremental, Refusal, Weights, build, node_costs
 from onnxvis.runtime.providers import choose_provider
 from onnxvis.runtime.session import Sessions, open_session
 
-__all__ = ["TOLERANCE", "Batch", "Fast", "Plain", "fast_engine"]
+__all__ = ["TOLERANCE", "Batch", "Fast", "fast_engine", "planning_seconds", "relative_error", "spend"]
 
 TOLERANCE = 1e-4
 """Largest error of a logit, relative to the largest logit, that counts as rounding."""
@@ -36,31 +37,12 @@ _CALL_SECONDS = 4e-6
 _PASSES = 4.0
 """A value that crosses a cut is copied into the crop, reordered twice by the engine, and copied out."""
 
+_NODE_SECONDS = 4e-3
+"""Planning and opening sessions, for each node of the graph."""
+_BYTES_A_SECOND = 2e8
+
 _built: weakref.WeakKeyDictionary[Engine, tuple[object, Incremental | Refusal]] = weakref.WeakKeyDictionary()
-
-
-class Plain:
-    """Logits of occluded pictures by the whole network.
-
-    Args:
-        task: the task.
-        image: ``(C, H, W)`` in the model's type.
-        cover: from a window to what stands in it.
-        places: all windows.
-    """
-
-    def __init__(self, task: Task, image: np.ndarray, cover: Any, places: Sequence[Window]) -> None:
-        self._task, self._places = task, places
-        self._batches = OcclusionBatches(image, cover, task.batch_size, task.model.layout == "NHWC")
-
-    def __call__(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of positions and their logits ``(n, ...)``."""
-        model, size = self._task.model, self._task.batch_size
-        name, start = model.logits.tensor, 0
-        for batch in self._batches([self._places[p] for p in positions]):
-            x = batch.reshape(len(batch), *self._task.x.shape[1:])
-            yield positions[start : start + len(x)], logits_of(model, model.engine.forward(x, (name,), size), len(x))
-            start += len(x)
+_spent: weakref.WeakKeyDictionary[Engine, dict[object, float]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +112,9 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found.astype(np.float64) - expected).max(initial=0.0)) / scale
 
 
-def fast_engine(task: Task, places: Sequence[Window], cover: Any, seconds_each: float | None) -> Fast | str:
+def fast_engine(
+    task: Task, places: Sequence[Window], cover: Any, seconds_each: float | None, lowered: Bfloat16 | None = None
+) -> Fast | str:
     """The incremental way for one model, picture size and set of windows, or why there is none.
 
     Args:
@@ -138,8 +122,9 @@ def fast_engine(task: Task, places: Sequence[Window], cover: Any, seconds_each: 
         places: all windows.
         cover: from a window to what stands in it.
         seconds_each: time of one whole forward pass, which sets the cost model's unit; None takes a usual value.
+        lowered: runs the parts in bfloat16; they are planned and tried in float32 all the same.
     """
-    engine, model = task.model.engine, task.model
+    engine = task.model.engine
     if len(places) < 2:
         return "there is only one window"
     if engine.precision != "float32":
@@ -147,12 +132,11 @@ def fast_engine(task: Task, places: Sequence[Window], cover: Any, seconds_each: 
     plan = engine.batch_plan(task.x[:1])
     if plan.kind == "looped":
         return "pictures run one by one on this file"
-    size = min(task.batch_size, _LARGEST_BATCH)
-    key = (task.x.shape[1:], task.x.dtype.str, tuple(places), size, model.logits.tensor)
+    key = (*_key(task, places), lowered is None)
     stored = _built.get(engine)
     if stored is None or stored[0] != key:
         try:
-            stored = (key, _build(task, places, seconds_each, size))
+            stored = (key, _build(task, places, seconds_each, lowered))
         except OnnxvisError as error:
             stored = (key, Refusal(f"the graph cannot be followed ({error})"))
         _built[engine] = stored
@@ -160,7 +144,33 @@ def fast_engine(task: Task, places: Sequence[Window], cover: Any, seconds_each: 
     return found.reason if isinstance(found, Refusal) else Fast(task, found, cover, places)
 
 
-def _build(task: Task, places: Sequence[Window], seconds_each: float | None, batch_size: int) -> Incremental | Refusal:
+def planning_seconds(task: Task, places: Sequence[Window]) -> float:
+    """What it is expected to cost to build the incremental way; nothing where it is there."""
+    stored = _built.get(task.model.engine)
+    if stored is not None and stored[0] == (*_key(task, places), True):
+        return 0.0
+    graph = task.model.canonical.model.graph
+    return _NODE_SECONDS * len(graph.node) + sum(len(t.raw_data) for t in graph.initializer) / _BYTES_A_SECOND
+
+
+def spend(task: Task, places: Sequence[Window], seconds: float = 0.0) -> float:
+    """Seconds that maps of this kind have taken in whole pictures so far, now ``seconds`` more.
+
+    One small map is not worth a plan; many are, and nobody says beforehand how many will come.
+    """
+    known, key = _spent.setdefault(task.model.engine, {}), _key(task, places)
+    known[key] = known.get(key, 0.0) + seconds
+    return known[key]
+
+
+def _key(task: Task, places: Sequence[Window]) -> tuple[object, ...]:
+    size = min(task.batch_size, _LARGEST_BATCH)
+    return (task.x.shape[1:], task.x.dtype.str, tuple(places), size, task.model.logits.tensor)
+
+
+def _build(
+    task: Task, places: Sequence[Window], seconds_each: float | None, lowered: Bfloat16 | None
+) -> Incremental | Refusal:
     model, sample = task.model, task.x[:1]
     sessions = model.engine.batched(sample)
     graphs = Graphs(
@@ -172,9 +182,10 @@ def _build(task: Task, places: Sequence[Window], seconds_each: float | None, bat
         model.layout,
         model.logits.tensor,
         model.engine.constants,
+        None if lowered is None else lambda part: open_session(part, lowered.provider, sessions.data_folder),
     )
     weights = Weights() if seconds_each is None else _weights(graphs, seconds_each)
-    return build(graphs, places, np.ascontiguousarray(sample), weights, batch_size)
+    return build(graphs, places, np.ascontiguousarray(sample), weights, min(task.batch_size, _LARGEST_BATCH))
 
 
 def _shapes(task: Task) -> dict[str, tuple[int, ...]]:

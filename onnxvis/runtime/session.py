@@ -13,7 +13,7 @@ from onnx import helper
 from onnxvis.errors import ModelError, UnsupportedOperatorError
 from onnxvis.graph.cut import cut
 from onnxvis.graph.expose import expose
-from onnxvis.runtime.providers import Provider, onnxruntime_module, provider_arguments
+from onnxvis.runtime.providers import Provider, onnxruntime_module, session_arguments
 
 __all__ = ["Sessions", "open_session"]
 
@@ -47,7 +47,7 @@ def open_session(
         options.add_session_config_entry(_DATA_FOLDER_KEY, str(data_folder))
     data = model if isinstance(model, bytes) else model.SerializeToString()
     try:
-        return ort.InferenceSession(data, options, providers=provider_arguments(provider.name))
+        return ort.InferenceSession(data, options, **session_arguments(provider, options))
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
         raise translate(error, "onnxruntime cannot load the model") from error
 

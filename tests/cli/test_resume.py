@@ -13,7 +13,7 @@ from PIL import Image
 from support.formats import convnet
 
 from onnxvis.cli import main
-from onnxvis.methods.occlusion_engine import Plain
+from onnxvis.methods.occlusion_plain import Plain
 
 
 def test_an_interrupted_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,4 +129,5 @@ def _patches(subject: Subject) -> tuple[np.ndarray, np.ndarray, str]:
 
 def _inside(subject: Subject, window: Window) -> bool:
     rows, columns = subject.content
-    return window.y0 < rows.stop and window.y1 > rows.start and window.x0 < columns.stop and window.x1 > columns.start
+    seen = window.y0 < rows.stop and window.y1 > rows.start and window.x0 < columns.stop and window.x1 > columns.start
+    return bool(seen)

@@ -71,7 +71,7 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 
 
 def picture_grid(
-    rows: Sequence[GridRow], title: str = "", notes: Sequence[str] = (), cell: int = 112, scale: Scale | None = None
+    rows: Sequence[GridRow], title: str = "", notes: Sequence[str] = (), cell: int = 128, scale: Scale | None = None
 ) -> Image.Image:
     """Rows of pictures with headings on the left.
 
@@ -96,8 +96,9 @@ def picture_grid(
     lines = [line for note in notes for line in wrap(note, _SIZE, width, most=4)]
     foot = []
     if scale is not None:
-        bar = Image.new("RGB", (width, 52), "white")
-        bar.paste(color_bar(scale, min(320, width - _LEFT), orientation="horizontal"), (_LEFT, 0))
+        drawn = color_bar(scale, min(320, width - _LEFT), orientation="horizontal")
+        bar = Image.new("RGB", (width, drawn.height), "white")
+        bar.paste(drawn, (_LEFT, 0))
         foot.append(bar)
     if lines:
         text = Image.new("RGB", (width, len(lines) * line_height(_SIZE)), "white")
@@ -139,7 +140,7 @@ def difference_of(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def before_after(
-    before: np.ndarray, after: np.ndarray, ids: Sequence[int], title: str, notes: Sequence[str] = (), cell: int = 112
+    before: np.ndarray, after: np.ndarray, ids: Sequence[int], title: str, notes: Sequence[str] = (), cell: int = 128
 ) -> Image.Image:
     """Three rows for some samples: as they are, after the intervention, and the difference on one scale for all.
 

@@ -46,7 +46,7 @@ def generator_facts(generator: Generator, more: Mapping[str, str]) -> dict[str, 
 
 
 def unit_rows(
-    generator: Generator, dissection: Dissection, concept: str, count: int = 4, pictures: int = 6, cell: int = 112
+    generator: Generator, dissection: Dissection, concept: str, count: int = 4, pictures: int = 6, cell: int = 128
 ) -> list[GridRow]:
     """The strongest held-out samples of the best units of a concept, each with the unit's mask outlined."""
     seed = int(dissection.facts["seed"])

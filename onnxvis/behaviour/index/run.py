@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexOptions", "Summary", "index", "shards_of"]
 
+_OPEN = {"complete": False, "pictures": 0, "errors": 0}  # of the second pass, until it is through
 COMPILED_FROM = 1 << 25
 """Activations of a whole pass from which loading the numba kernels pays."""
 
@@ -269,10 +270,10 @@ def _second_pass(
         "quantile": 1 - top,
         "maps": len(maps.files),
         "sha256": masks_fingerprint(maps),
-        "complete": False,
+        **_OPEN,
     }
     known = manifest.get("masks")
-    if known is not None and {**known, "complete": False} != wanted:
+    if known is not None and {**known, **_OPEN} != wanted:
         raise UsageError(f"{folder.path} was indexed with other masks ({known['folder']}): choose another --out.")
     if known is not None and known["complete"]:
         return dict(manifest)
@@ -292,6 +293,9 @@ def _second_pass(
     whole = tallies.read()
     assert whole is not None
     tallies.fold(whole)
-    finished = {**manifest, "masks": {**wanted, "complete": True, "pictures": whole.pictures}}
+    finished = {
+        **manifest,
+        "masks": {**wanted, "complete": True, "pictures": whole.pictures, "errors": len(whole.errors)},
+    }
     folder.write_manifest(finished)
     return finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -145,6 +146,24 @@ class Store:
         note = self.manifest["ann"].get(metric)
         return f"approximate: {note}" if note else "exact: compared with every embedding of the store"
 
+    def fingerprint(self) -> str:
+        """SHA-256 over everything the store answers with: equal for two stores that answer alike, bit for bit."""
+        digest = hashlib.sha256(repr((self.layers, self.embedding_layer, self.pictures())).encode("utf-8", "replace"))
+        tallies: list[Mapping[str, NDArray[Any]]] = [self._tally.state()]
+        if self._concepts is not None:
+            tallies.append(self._concepts.state())
+        for name, array in (item for state in tallies for item in sorted(state.items())):
+            plain = array.astype(np.int64) if array.dtype.kind in "iu" else array
+            digest.update(f"{name}{plain.dtype}{plain.shape}".encode() + plain.tobytes())
+        for array in self.embeddings():
+            digest.update(array.tobytes())
+        if self.manifest["options"]["keep_maps"]:
+            for number in self.embeddings()[0]:
+                for layer in self.layers:
+                    maps = self.maps(layer, [number])
+                    digest.update(b"" if maps is None else maps.tobytes())
+        return digest.hexdigest()
+
     # --- units -----------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -219,8 +238,7 @@ class Store:
         """
         if layer not in self.layers:
             self._layer(layer)
-        masks = self.manifest.get("masks")
-        found = TallyFolder(self.path / CONCEPTS, ConceptTally.from_state).read() if masks else None
+        masks, found = self.manifest["masks"], self._concepts
         if masks is None or found is None:
             return None
         counts, names = found.layers[layer], tuple(masks["names"])
@@ -228,3 +246,7 @@ class Store:
             names, masks["quantile"], counts["thresholds"], counts["both"][:, : len(names)], counts["masked"],
             counts["labeled"][: len(names)], found.pictures,
         )  # fmt: skip
+
+    @functools.cached_property
+    def _concepts(self) -> ConceptTally | None:
+        return TallyFolder(self.path / CONCEPTS, ConceptTally.from_state).read() if self.manifest["masks"] else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class Graphs:
         layout: its layout, "NCHW" or "NHWC".
         logits: the explained tensor.
         constants: the other inputs.
+        reopen: makes the sessions that are used once a plan has been tried, in another precision; None keeps those
+            that it was tried with.
     """
 
     deployed: onnx.ModelProto
@@ -58,6 +60,7 @@ class Graphs:
     layout: str
     logits: str
     constants: Mapping[str, np.ndarray]
+    reopen: Callable[[onnx.ModelProto], Any] | None = None
 
 
 def build(
@@ -143,6 +146,7 @@ class Workshop:
     def __init__(self, graphs: Graphs, geometry: Geometry, batch_size: int) -> None:
         self._graphs, self._geometry, self._batch = graphs, geometry, batch_size
         self._pieces: dict[tuple[str, str], Piece] = {}
+        self._parts: dict[tuple[str, str], onnx.ModelProto] = {}
 
     def make(self, plan: Plan, x: np.ndarray) -> tuple[Incremental | None, BadCut]:
         """A plan that has been tried, or the cut that does not work."""
@@ -163,6 +167,9 @@ class Workshop:
             reason = _try(runner, k)
             if reason:
                 return None, BadCut(plan.cuts[k + 1], reason)
+        if self._graphs.reopen is not None:
+            pieces = [replace(p, session=self._graphs.reopen(self._parts[p.source, p.target])) for p in pieces]
+            runner = Incremental(plan, self._geometry.places, tuple(pieces), self._batch)
         return runner, BadCut("", "")
 
     def _piece(self, source: str, target: str, dtype: np.dtype[Any], x: np.ndarray) -> Piece:
@@ -184,6 +191,8 @@ class Workshop:
                 if value.type.HasField("tensor_type"):
                     value.type.tensor_type.ClearField("shape")
             feeds = {n: graphs.constants[n] for n in names}
+            if graphs.reopen is not None:
+                self._parts[source, target] = part
             self._pieces[source, target] = Piece(source, target, graphs.open(part), feeds, blank)
         return self._pieces[source, target]
 
