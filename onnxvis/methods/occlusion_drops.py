@@ -29,6 +29,7 @@ __all__ = ["Drops", "Findings", "Settings"]
 _SAMPLE = 8
 _SAMPLE_PART = 32
 _FEW = 32
+_SHORT = 0.2
 _HOPE = 0.4
 """Share of the time that crops are expected to save before anything is known about the network."""
 _LOOSE = 5e-2
@@ -193,6 +194,8 @@ class Drops:
             self._seconds = self._seconds or seconds
         if wanted == "auto" and self._seconds:
             whole, price = self._seconds.wall * len(left), planning_seconds(self._task, self._places)
+            if whole < _SHORT:
+                return f"the whole map is a matter of less than {_SHORT} s"
             if _HOPE * (whole + spend(self._task, self._places)) < price:
                 return f"the whole map takes {whole:.2f} s, too little to plan for"
         return ""
