@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from onnxvis.render.png import data_uri
 from onnxvis.render.scale import format_value
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from onnxvis.model import Model
 
 __all__ = ["DrawnPicture", "build_drift_page", "draw_worst", "verdict"]
 
-_PIXELS = 320 * 320
+_PIXELS = 288 * 288
 _LONGEST = 400
 _MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = """
@@ -114,8 +117,15 @@ def _drawn(row: PictureDrift, pair: Pair, maps: Sequence[tuple[Explanation, Expl
         groups = groups or [{"title": "Picture", "numbers": "", "note": "", "cells": []}]
     height, width = image.shape[:2]
     return DrawnPicture(
-        row.name, row.flipped, _line(row), width, height, data_uri(Image.fromarray(image)), groups
+        row.name, row.flipped, _line(row), width, height, _photo(Image.fromarray(image)), groups
     )  # fmt: skip
+
+
+def _photo(image: Image.Image) -> str:
+    """The picture as a JPEG: a photo as PNG would be most of the page."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _cells(found: tuple[Explanation, Explanation]) -> list[dict[str, str]]:

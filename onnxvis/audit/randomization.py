@@ -45,6 +45,9 @@ of the layers is made random, gradients and class activation maps 0.1 to 0.6: ne
 """
 
 _HALF = 0.5
+_CALIBRATED = (
+    "the file is quantized: its activations keep the ranges calibrated for the learned weights, and may be cut off"
+)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ def randomization_test(
         _verdict(r.method.name, [s for s in stages if s.method == r.method.name and s.number <= upper], mode)
         for r in run.requests
     )
-    return Randomization(mode, seed, how, len(prepared), tuple(stages), verdicts)
+    notes = (_CALIBRATED,) if model.engine.precision == "int8" else ()
+    return Randomization(mode, seed, how, len(prepared), tuple(stages), verdicts, notes)
 
 
 def stages_of(layers: Sequence[WeightLayer], most: int) -> list[list[WeightLayer]]:

@@ -52,7 +52,7 @@ class Activations:
         reason: why this one.
         prepared: the pictures, and the geometry between them and the model's input.
         names: of the pictures.
-        field: receptive field of the layer's units, or ``None``.
+        seen: receptive field of the layer's units, or ``None``.
         notes: one sentence each.
         provenance: model and versions, as plain data.
     """
@@ -62,7 +62,7 @@ class Activations:
     reason: str
     prepared: tuple[Prepared, ...]
     names: tuple[str, ...]
-    field: TensorField | None
+    seen: TensorField | None
     notes: tuple[str, ...]
     provenance: Mapping[str, Any] = field(repr=False)
 
@@ -117,7 +117,8 @@ class Activations:
         """
         one, prepared = self._checked(unit, picture), self.prepared[picture]
         width, height = prepared.geometry.input_size
-        return prepared.geometry.map_to_picture(placed(one, (height, width), self.field))
+        on: Array = prepared.geometry.map_to_picture(placed(one, (height, width), self.seen))
+        return on
 
     def overlay(self, unit: int, picture: int = 0, scale: Scale | None = None) -> Image.Image:
         """One unit over the original picture, as a finished figure with its color bar.
@@ -223,11 +224,12 @@ class Activations:
             raise LayerError(f"layer {self.layer!r} has no unit {unit}: it has {self.units}, 0 to {self.units - 1}.")
         if self.values[picture][unit].size == 1:
             raise LayerError(f"layer {self.layer!r} has no places, so a unit of it cannot be laid over a picture.")
-        return self.values[picture][unit]
+        one: Array = self.values[picture][unit]
+        return one
 
     def _placing(self) -> str:
         rows, columns = self.values[0].shape[1:]
-        how = "its values at the centers of their receptive fields" if _centered(self.field) else "stretched"
+        how = "its values at the centers of their receptive fields" if _centered(self.seen) else "stretched"
         return f"Map of {rows} x {columns} places, {how}, bilinear between them."
 
 
@@ -295,7 +297,8 @@ def placed(values: Array, grid: tuple[int, int], seen: TensorField | None) -> Ar
     if not _centered(seen):
         from onnxvis.kernels.upsample import upsample_bilinear
 
-        return upsample_bilinear(values, grid)
+        stretched: Array = upsample_bilinear(values, grid)
+        return stretched
     assert seen is not None
     rows = _weights(seen.rows, values.shape[0], grid[0])
     columns = _weights(seen.cols, values.shape[1], grid[1])

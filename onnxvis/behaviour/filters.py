@@ -198,7 +198,7 @@ def filters(model: Model, layer: str | None = None) -> Filters:
     stored = model.index.constant(node.input[1])
     if stored is None:
         raise LayerError(
-            f"the weights of {model.index.label(node)!r} are computed from the picture, so it has no filters of its own."
+            f"the weights of {model.index.label(node)!r} are computed from the picture: it has no filters of its own."
         )
     attributes = model.index.attrs(node)
     groups = int(attributes.get("group", 1))

@@ -7,7 +7,7 @@ Three ways back, which differ in what a rectifier does to the signal (``runtime.
     zfnet-deconvnet     R <- R * [R > 0]              started with the unit's activation (Zeiler & Fergus 2014)
 
 A unit's own rectifier is not passed: the signal starts below it, so that a place where it is saturated (ReLU6 at its
-upper bound, where nothing would pass) is projected like any other. Where it is active that changes nothing.
+upper bound, where nothing would pass) is projected like any other. A place where it is not active gives nothing.
 
 The converted model that passes the signal back is held against the store: at every place it must find the activation
 that the deployed graph had there, and its ordinary gradient at the layer is compared once with finite differences.
@@ -118,7 +118,8 @@ class UnitProjector:
         cotangent = np.zeros((len(x), *shape[1:]))
         places = [self._axes.index(unit, p.row, p.col, len(shape)) for p in patches]
         for i, (place, patch) in enumerate(zip(places, patches, strict=True)):
-            cotangent[(i, *place)] = max(patch.value, 0.0) if self.kind == "zfnet-deconvnet" else 1.0
+            start = max(patch.value, 0.0) if self.kind == "zfnet-deconvnet" else 1.0
+            cotangent[(i, *place)] = start if patch.value > self._bounds[0] else 0.0
         found = engine.gradients({name: as_float(x)}, self._start, [cotangent], (name,), PROJECTIONS[self.kind])
         self.notes = found.notes if self._start == self.layer else (*found.notes, _BELOW)
         answers = np.clip(found.output, *self._bounds)

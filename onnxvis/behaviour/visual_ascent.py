@@ -6,11 +6,9 @@ out the same (to rounding) whatever else is in the batch.
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import time
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +18,16 @@ from numpy.typing import NDArray
 from onnxvis.behaviour.visual_parametrization import Parametrization, parametrization, tv_gradient
 from onnxvis.behaviour.visual_recipe import Recipe
 from onnxvis.behaviour.visual_space import PictureSpace
+from onnxvis.behaviour.visual_state import Climb, load_climb, save_climb
 from onnxvis.behaviour.visual_target import VisualTarget
 from onnxvis.behaviour.visual_transform import View, crop_view, random_view
-from onnxvis.errors import ModelError, OutputError
-from onnxvis.explanation import write_atomic
+from onnxvis.errors import ModelError
 from onnxvis.progress import Progress, silent
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
 
-__all__ = ["Climb", "climb", "stage_steps"]
+__all__ = ["Ascent", "climb", "stage_steps"]
 
 Array = NDArray[np.float32]
 _STAGES = 6
@@ -37,36 +35,6 @@ _SAVE_SECONDS = 15.0
 _FIRST_MOMENT, _SECOND_MOMENT, _TINY = 0.9, 0.99, 1e-12
 _LAST_RATE = 0.1
 _ATTEMPTS = 24
-
-
-@dataclass(eq=False)
-class Climb:
-    """Where an ascent is.
-
-    Attributes:
-        step: steps done.
-        variables: ``(R, C, H, W)`` what is moved, for each restart.
-        first: Adam's running mean of the gradient.
-        second: and of its square.
-        scores: (R, steps done): what is climbed, on each restart's views before each step, as the gradient's
-            backend saw it.
-        stages: step -> pictures ``(R, C, H, W)`` uint8 on the way.
-        interrupted: whether it was stopped before its last step.
-        awake: (R,) whether the restart has met a gradient yet.
-        attempts: how often the sleeping ones began anew from stronger noise.
-        notes: what the gradient's backend says.
-    """
-
-    step: int
-    variables: Array
-    first: Array
-    second: Array
-    scores: list[list[float]]
-    stages: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    interrupted: bool = False
-    notes: tuple[str, ...] = ()
-    awake: NDArray[np.bool_] | None = None
-    attempts: int = 0
 
 
 def stage_steps(steps: int) -> list[int]:
@@ -149,39 +117,57 @@ def climb(
     ascent = Ascent(model, space, target, recipe, seed, restarts)
     base = space.start if recipe.parametrization == "pixel" else np.full(space.channels, 0.5, np.float32)
     values = parametrization(recipe, ascent.canvas, base)
-    state, damaged = _loaded(checkpoint, key)
+    state, damaged = load_climb(checkpoint, key) if checkpoint is not None else (None, ())
     if state is None:
         start = np.stack([values.start(np.random.default_rng([seed, r])) for r in range(restarts)])
-        state = Climb(0, start, np.zeros_like(start), np.zeros_like(start), [[] for _ in range(restarts)])
-    kept, saved = set(stage_steps(recipe.steps)), time.monotonic()
+        state = Climb.begin(start)
+    saved = time.monotonic()
     try:
         while state.step < recipe.steps:
             progress(target.name, state.step, recipe.steps)
-            pictures = values.picture(state.variables)
-            scores, gradient, notes = _score_gradient(ascent, pictures, state.step, batch_size)
-            if _woken(ascent, values, state, gradient):
-                continue
-            gradient = _penalized(ascent, pictures, gradient, base)
-            step, first, second = _step(ascent, values.gradient(pictures, gradient), state)
-            moved = _blurred(ascent, values.moved(state.variables, step), state.step + 1)
-            # From here on nothing can be interrupted half-way: plain assignments.
-            state.variables, state.first, state.second, state.notes = moved, first, second, (*notes, *damaged)
-            for mine, score in zip(state.scores, scores, strict=True):
-                mine.append(float(score))
-            state.step += 1
-            if state.step in kept:
-                state.stages[state.step] = _rounded(ascent.cut(values.picture(state.variables)))
+            # One assignment: an interrupt leaves the state before the step or after it.
+            state = _advanced(ascent, values, state, base, batch_size)
             if checkpoint is not None and time.monotonic() - saved > _SAVE_SECONDS:
-                _save(checkpoint, key, state)
+                save_climb(checkpoint, key, state)
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        state.interrupted = True
+        state = dataclasses.replace(state, interrupted=True)
         if checkpoint is not None:
-            _save(checkpoint, key, state)
+            save_climb(checkpoint, key, state)
     progress(target.name, state.step, recipe.steps)
     if checkpoint is not None and not state.interrupted:
         checkpoint.unlink(missing_ok=True)
+    state = dataclasses.replace(state, notes=(*state.notes, *damaged))
     return state, np.ascontiguousarray(ascent.cut(values.picture(state.variables)))
+
+
+def _advanced(ascent: Ascent, values: Parametrization, state: Climb, base: Array, batch_size: int) -> Climb:
+    """The state after one more step, or after a new start of restarts that have met no gradient."""
+    pictures = values.picture(state.variables)
+    scores, gradient, notes = _score_gradient(ascent, pictures, state.step, batch_size)
+    awake = state.awake | np.any(gradient != 0, axis=(1, 2, 3))
+    if not awake.all() and state.attempts < _ATTEMPTS:
+        return _restarted(ascent, values, state, awake)
+    gradient = values.gradient(pictures, _penalized(ascent, pictures, gradient, base))
+    step, first, second = _step(ascent, gradient, state)
+    variables = _blurred(ascent, values.moved(state.variables, step), state.step + 1)
+    done, stages = state.step + 1, state.stages
+    if done in stage_steps(ascent.recipe.steps):
+        stages = {**stages, done: _rounded(ascent.cut(values.picture(variables)))}
+    traced = np.concatenate([state.scores, scores[:, None]], axis=1)
+    return Climb(variables, first, second, awake, traced, stages, done, state.attempts, notes=notes)
+
+
+def _restarted(ascent: Ascent, values: Parametrization, state: Climb, awake: NDArray[np.bool_]) -> Climb:
+    """Restarts that have met no gradient begin anew from stronger noise.
+
+    A unit behind a rectifier is 0 on a nearly gray picture, and so is its gradient: there is no way up from there.
+    """
+    variables, attempts = state.variables.copy(), state.attempts + 1
+    for r in np.flatnonzero(~awake):
+        rng = np.random.default_rng([ascent.seed, int(r), state.step, attempts])
+        variables[r] = values.start(rng, 1.0 + attempts / 2)
+    return dataclasses.replace(state, variables=variables, awake=awake, attempts=attempts)
 
 
 def _rounded(pictures: Array) -> NDArray[np.uint8]:
@@ -257,29 +243,12 @@ def _score_gradient(
 def _penalized(ascent: Ascent, pictures: Array, gradient: Array, base: Array) -> Array:
     """The gradient brought to a root mean square of 1, less those of the penalties."""
     size = np.sqrt(np.mean(gradient.astype(np.float64) ** 2, axis=(1, 2, 3), keepdims=True)).astype(np.float32)
-    found = gradient / np.maximum(size, np.float32(1e-30))
+    found: Array = gradient / np.maximum(size, np.float32(1e-30))
     if ascent.recipe.tv:
         found = found - np.float32(ascent.recipe.tv) * tv_gradient(pictures)
     if ascent.recipe.l2:
         found = found - np.float32(2 * ascent.recipe.l2) * (pictures - base[:, None, None])
     return found
-
-
-def _woken(ascent: Ascent, values: Parametrization, state: Climb, gradient: Array) -> bool:
-    """Let restarts that have not met a gradient begin anew from stronger noise; whether any did.
-
-    A unit behind a rectifier is 0 on a nearly gray picture, and so is its gradient: there is no way up from there.
-    """
-    moved = np.any(gradient != 0, axis=(1, 2, 3))
-    state.awake = moved if state.awake is None else state.awake | moved
-    if state.awake.all() or state.attempts >= _ATTEMPTS:
-        return False
-    state.attempts += 1
-    stronger = 1.0 + 0.5 * state.attempts
-    for r in np.flatnonzero(~state.awake):
-        rng = np.random.default_rng([ascent.seed, int(r), state.step, state.attempts])
-        state.variables[r] = values.start(rng, stronger)
-    return True
 
 
 # --- the step ----------------------------------------------------------------------------------
@@ -291,12 +260,12 @@ def _step(ascent: Ascent, gradient: Array, state: Climb) -> tuple[Array, Array, 
     part = state.step / recipe.steps
     rate = recipe.rate * (1 - (1 - _LAST_RATE) * max(0.0, 2 * part - 1))  # falls over the second half
     if recipe.parametrization == "pixel":
-        return np.float32(rate) * gradient, state.first, state.second
-    first = np.float32(_FIRST_MOMENT) * state.first + np.float32(1 - _FIRST_MOMENT) * gradient
-    second = np.float32(_SECOND_MOMENT) * state.second + np.float32(1 - _SECOND_MOMENT) * gradient**2
-    mean = first / np.float32(1 - _FIRST_MOMENT ** (state.step + 1))
-    spread = np.sqrt(second / np.float32(1 - _SECOND_MOMENT ** (state.step + 1)))
-    return np.float32(rate) * mean / (spread + np.float32(_TINY)), first, second
+        return np.asarray(rate * gradient, np.float32), state.first, state.second
+    first = np.asarray(_FIRST_MOMENT * state.first + (1 - _FIRST_MOMENT) * gradient, np.float32)
+    second = np.asarray(_SECOND_MOMENT * state.second + (1 - _SECOND_MOMENT) * gradient**2, np.float32)
+    mean = first / (1 - _FIRST_MOMENT ** (state.step + 1))
+    spread = np.sqrt(second / (1 - _SECOND_MOMENT ** (state.step + 1)))
+    return np.asarray(rate * mean / (spread + _TINY), np.float32), first, second
 
 
 def _blurred(ascent: Ascent, variables: Array, step: int) -> Array:
@@ -308,42 +277,3 @@ def _blurred(ascent: Ascent, variables: Array, step: int) -> Array:
     from scipy.ndimage import gaussian_filter
 
     return np.asarray(gaussian_filter(variables, (0, 0, recipe.blur, recipe.blur), mode="nearest"), np.float32)
-
-
-# --- the checkpoint ----------------------------------------------------------------------------
-
-
-def _save(path: Path, key: str, state: Climb) -> None:
-    stages = {f"stage_{step}": pictures for step, pictures in state.stages.items()}
-    data = io.BytesIO()
-    np.savez(
-        data, key=np.array(key), step=np.array(state.step), variables=state.variables, first=state.first,
-        second=state.second, scores=np.array(state.scores), notes=np.array(state.notes, dtype=str),
-        awake=np.ones(len(state.variables), bool) if state.awake is None else state.awake,
-        attempts=np.array(state.attempts), **stages,
-    )  # fmt: skip
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data.getvalue())
-    except OSError as error:
-        raise OutputError(f"cannot keep the state in {path}: {error.strerror or error}.") from error
-
-
-def _loaded(path: Path | None, key: str) -> tuple[Climb | None, tuple[str, ...]]:
-    """The state of an earlier climb of the same key; a damaged file is set aside, with a note."""
-    if path is None or not path.is_file():
-        return None, ()
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            if str(data["key"]) != key:
-                return None, ()
-            stages = {int(n.removeprefix("stage_")): data[n] for n in data.files if n.startswith("stage_")}
-            scores: Sequence[list[float]] = data["scores"].tolist()
-            notes = tuple(str(note) for note in data["notes"])
-            arrays = (data["variables"], data["first"], data["second"])
-            begun = (data["awake"], int(data["attempts"]))
-            return Climb(int(data["step"]), *arrays, list(scores), stages, False, notes, *begun), ()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
-        return None, (f"the state of an earlier climb could not be read and was set aside as {aside.name}",)

@@ -85,7 +85,7 @@ class Pixels:
 
     def moved(self, variables: Array, step: Array) -> Array:
         """Clipped to the valid range."""
-        return np.clip(variables + step, 0, 1)
+        return np.asarray(np.clip(variables + step, 0, 1), np.float32)
 
 
 def parametrization(recipe: Recipe, size: tuple[int, int], base: Array) -> Parametrization:

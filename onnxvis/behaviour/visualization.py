@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxvis.behaviour.visual_ascent import Climb, climb
+from onnxvis.behaviour.visual_ascent import climb
 from onnxvis.behaviour.visual_recipe import Recipe
 from onnxvis.behaviour.visual_recipe import recipe as named_recipe
 from onnxvis.behaviour.visual_space import PictureSpace, picture_space
+from onnxvis.behaviour.visual_state import Climb
 from onnxvis.behaviour.visual_target import VisualTarget, visual_target
 from onnxvis.errors import OutputError, UsageError
 from onnxvis.explanation import write_atomic
@@ -333,7 +334,7 @@ def _restarts(
         scores = target.value(tensors[target.tensor])
         stages = tuple(Stage(s, p, float(v)) for s, p, v in zip([*steps, state.step], shown, scores, strict=True))
         answer = predictions(model, logits[-1:], 5)[0]
-        results.append(Restart(r, end, float(scores[-1]), answer, stages, tuple(state.scores[r])))
+        results.append(Restart(r, end, float(scores[-1]), answer, stages, tuple(state.scores[r].tolist())))
     return tuple(results)
 
 
@@ -382,7 +383,7 @@ def _notes(
         notes.append(
             f"no gradient on a nearly gray picture: a start from stronger noise was looked for {state.attempts} times"
         )
-    if state.awake is not None and not state.awake.any():
+    if state.step and not state.awake.any():
         notes.append("no gradient was ever met: nothing in these pictures changes the score")
     elif best.score <= start:
         notes.append("the score did not rise above that of mid gray")

@@ -152,7 +152,9 @@ def _page(job: AblateJob, found: UnitAblation, data: dict[str, object]) -> Path:
             [Table(_HEAD, _unit_rows(found, job.top))],
             [Figure(_chart(found, job.top), "The strongest units, with standard errors")],
         ),
-        Section("Classes", tables=[Table(("class", "pictures", "units it loses most by"), _class_rows(found, job.top))]),
+        Section(
+            "Classes", tables=[Table(("class", "pictures", "units it loses most by"), _class_rows(found, job.top))]
+        ),
     ]
     what = model.describe()
     facts = {
@@ -174,5 +176,9 @@ def _chart(found: UnitAblation, top: int) -> Image.Image:
         worst = found.by_class(i)[0]
         text = f"{_pair(found.mean_drop[i], found.drop_error[i])}; most: {worst.label}"
         bars.append(Bar(f"unit {found.units[i]}", mean, max(mean - error, 0.0), mean + error, text=text))
-    notes = ["Units that raise the logit on average are drawn as 0."] if (found.mean_drop[found.ranked(top)] < 0).any() else []
+    notes = (
+        ["Units that raise the logit on average are drawn as 0."]
+        if (found.mean_drop[found.ranked(top)] < 0).any()
+        else []
+    )
     return bar_chart(bars, f"Units of {found.layer.tensor}", "mean drop of the class's logit", notes)

@@ -44,7 +44,7 @@ def filters(
     onnxvis filters model.onnx --layer all
 
     Writes OUT/filters/LAYER/filters.png, filters.npy (the weights, for each unit) and filters.json.
-    """
+    """  # noqa: D301
     from onnxvis.cli.filters import run_filters
 
     flags = {"channel_order": channel_order, "size": size}
@@ -82,7 +82,7 @@ def activations(
     onnxvis activations model.onnx cat.jpg dog.jpg --unit 17
 
     Writes OUT/activations/LAYER/activations.png, the raw maps of each picture as .npy, and activations.json.
-    """
+    """  # noqa: D301
     from onnxvis.cli.activations import run_activations
 
     flags = {"size": size, "channel_order": channel_order}
@@ -136,7 +136,7 @@ def visualize(
 
     Writes OUT/visualize/TARGET/picture.png, sheet.png (the stages and restarts) and manifest.json. Ctrl-C keeps what
     was reached; the same command goes on from there.
-    """
+    """  # noqa: D301
     from onnxvis.cli.visualize import VisualizeJob, run_visualize
 
     flags = {"size": size, "channel_order": channel_order}

@@ -140,8 +140,8 @@ def _dissection_page(generator: Generator, found: Dissection, folder: Path, prog
     for number, concept in enumerate(found.concepts):
         k = found.concept(concept)
         rows = [
-            [f"unit {r.unit}", f"{r.iou:.3f}", f"{r.chance:.3f}", f"{r.z:+.1f}", f"{r.threshold:.3g}", f"{r.quantile:.1%}",
-             f"{r.quality:.3f}", "yes" if r.above_chance else "no"]
+            [f"unit {r.unit}", f"{r.iou:.3f}", f"{r.chance:.3f}", f"{r.z:+.1f}", f"{r.threshold:.3g}",
+             f"{r.quantile:.1%}", f"{r.quality:.3f}", "yes" if r.above_chance else "no"]
             for r in found.ranked(concept, 10)
         ]  # fmt: skip
         head = ("unit", "IoU", "chance", "z", "threshold", "quantile", "information quality", "above chance")
@@ -154,8 +154,8 @@ def _dissection_page(generator: Generator, found: Dissection, folder: Path, prog
         sections.append(Section(concept, [n for n in notes if n], [Table(head, rows)], figures))
         progress("galleries", number + 1, len(found.concepts))
     notes = [
-        "A unit agrees with a concept where its IoU on held-out samples is above chance at the 1 % level, corrected for "
-        "all units and concepts. Agreement is no cause: ablate and insert measure that.",
+        "A unit agrees with a concept where its IoU on held-out samples is above chance at the 1 % level, corrected "
+        "for all units and concepts. Agreement is no cause: ablate and insert measure that.",
         f"Segmenter: {found.facts['segmenter']['segmenter']}.",
     ]
     facts = generator_facts(generator, {"Layer": _layer_words(found.facts), "Samples": _sample_words(found.facts)})
@@ -169,9 +169,8 @@ def _layer_words(facts: Any) -> str:
 
 def _sample_words(facts: Any) -> str:
     first, second = facts["samples"]["thresholds"], facts["samples"]["held_out"]
-    return (
-        f"{first[0]} to {first[1] - 1} choose thresholds, {second[0]} to {second[1] - 1} are held out; seed {facts['seed']}"
-    )
+    held_out = f"{second[0]} to {second[1] - 1} are held out"
+    return f"{first[0]} to {first[1] - 1} choose thresholds, {held_out}; seed {facts['seed']}"
 
 
 def _say_ranking(found: Dissection) -> None:
@@ -281,7 +280,9 @@ def _intervention_page(
         before, after = interventions.pictures(shown, marking.seed, mask, value)
         title = f"{len(picked.units)} units {state}" + (f": {wish.concept}" if wish.concept else "")
         where = "" if chosen.region.whole else f" in the region {chosen.region}"
-        sheet = before_after(before, after, shown, title, [f"Units {', '.join(map(str, picked.units))} {state}{where}."])
+        sheet = before_after(
+            before, after, shown, title, [f"Units {', '.join(map(str, picked.units))} {state}{where}."]
+        )
         sections.append(Section(title, figures=[Figure(sheet, f"Before, after, difference: units {state}{where}")]))
     concepts = [wish.concept, *(c for c in chosen.concepts if c != wish.concept)] if wish.concept else chosen.concepts
     table = effects_table(chosen, others, [c for c in concepts if c is not None])
@@ -352,7 +353,10 @@ def run_repair(
     sections = [Section("Units switched off", [", ".join(map(str, taken))], tables)]
     interventions = Interventions(generator, chosen)
     mask = interventions.mask(taken, parse_region(region))
-    shown = {"Spoiled samples": numbers[:_SHOWN], "Other samples": [i for i in range(_PICKABLE) if i not in numbers][:_SHOWN]}
+    shown = {
+        "Spoiled samples": numbers[:_SHOWN],
+        "Other samples": [i for i in range(_PICKABLE) if i not in numbers][:_SHOWN],
+    }
     for heading, ids in shown.items():
         if ids:
             before, after = interventions.pictures(ids, seed, mask, interventions.values())
@@ -376,7 +380,9 @@ def _show_samples(generator: Generator, seed: int, folder: Path) -> int:
         for i in range(0, len(pictures), 8)
     ]
     sheet = picture_grid(rows, f"Samples of {generator.name}, seed {seed}")
-    section = Section("Samples", ["Pick spoiled ones by their numbers: --bad 3,17,92"], figures=[Figure(sheet, "Numbered samples")])
+    section = Section(
+        "Samples", ["Pick spoiled ones by their numbers: --bad 3,17,92"], figures=[Figure(sheet, "Numbered samples")]
+    )
     manifest = {"kind": "samples", "generator": generator.describe(), "seed": seed}
     page = save_page(folder, f"{generator.name}: samples", generator_facts(generator, {}), [section], manifest)
     out.print(f"no samples were picked yet: look at {escape(str(page))} and call again with --bad NUMBERS")

@@ -45,13 +45,25 @@ Truncation = Annotated[
 ]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="NAME=VALUE", help="Value of an input, a class for example. Repeat.", rich_help_panel=_GENERATOR),
-]  # fmt: skip
+    typer.Option(
+        "--input",
+        metavar="NAME=VALUE",
+        help="Value of an input, a class for example. Repeat.",
+        rich_help_panel=_GENERATOR,
+    ),
+]
 LatentShape = Annotated[
     str | None,
-    typer.Option("--latent-shape", metavar="NUMBERS", help="Of one latent, where the file leaves it free.", rich_help_panel=_GENERATOR),
-]  # fmt: skip
-Output = Annotated[str | None, typer.Option("--output", help="Which output holds the pictures.", rich_help_panel=_GENERATOR)]
+    typer.Option(
+        "--latent-shape",
+        metavar="NUMBERS",
+        help="Of one latent, where the file leaves it free.",
+        rich_help_panel=_GENERATOR,
+    ),
+]
+Output = Annotated[
+    str | None, typer.Option("--output", help="Which output holds the pictures.", rich_help_panel=_GENERATOR)
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples at once.", rich_help_panel=_GENERATOR)]
 Units = Annotated[str | None, typer.Option(metavar="NUMBERS", help="Units by number, separated by commas.")]
 Concept = Annotated[str | None, typer.Option(help="Take the units of this concept.")]
@@ -107,7 +119,7 @@ def dissect(
 
     Interrupted runs go on where they stopped.
     """
-    from onnxvis.cli.gan import Opening, Marking, run_dissect, show_layers
+    from onnxvis.cli.gan import Marking, Opening, run_dissect, show_layers
 
     opening = Opening(generator, value_range, truncation, inputs or [], latent_shape, output, provider, batch_size)
     marking = Marking(segmenter, concepts, clusters, preprocessing, labels, seed)
@@ -144,7 +156,7 @@ def ablate(
 
     \b
     onnxvis gan ablate faces.onnx --concept green --top 8 --dissection onnxvis-gan
-    """
+    """  # noqa: D301 - the mark keeps lines of --help apart
     from onnxvis.cli.gan import Marking, Opening, Wish, run_intervention
 
     opening = Opening(generator, value_range, truncation, inputs or [], latent_shape, output, provider, batch_size)
@@ -187,7 +199,7 @@ def insert(
 
     \b
     onnxvis gan insert faces.onnx --concept green --by optimized --region 0,0,0.5,1 --dissection onnxvis-gan
-    """
+    """  # noqa: D301 - the mark keeps lines of --help apart
     from onnxvis.cli.gan import Marking, Opening, Wish, run_intervention
 
     opening = Opening(generator, value_range, truncation, inputs or [], latent_shape, output, provider, batch_size)
@@ -198,9 +210,9 @@ def insert(
 
 def repair(
     generator: GeneratorPath,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="The file to write.")
-    ] = Path("repaired.onnx"),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="The file to write.")] = Path(
+        "repaired.onnx"
+    ),
     layer: Layer = None,
     bad: Annotated[
         str | None, typer.Option(metavar="NUMBERS", help="Numbers of spoiled samples, separated by commas.")
@@ -223,7 +235,7 @@ def repair(
     \b
     onnxvis gan repair faces.onnx                                  (shows numbered samples to pick from)
     onnxvis gan repair faces.onnx --bad 3,17,92 --top 20 --out repaired.onnx
-    """
+    """  # noqa: D301 - the mark keeps lines of --help apart
     from onnxvis.cli.gan import Opening, run_repair
 
     opening = Opening(generator, value_range, truncation, inputs or [], latent_shape, output, provider, batch_size)
@@ -240,7 +252,9 @@ def ablate_classifier(
     units: Units = None,
     truth: Annotated[
         str,
-        typer.Option(help="What counts as right: 'prediction' (of the whole network) or 'folder' (the picture's folder is its label)."),
+        typer.Option(
+            help="What counts as right: 'prediction' (of the whole network) or 'folder' (whose name is the class)."
+        ),
     ] = "prediction",
     top: Annotated[int, typer.Option(min=1, help="How many units and classes to list.")] = 15,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for page, pictures and JSON.")] = None,
@@ -257,7 +271,7 @@ def ablate_classifier(
 
     \b
     onnxvis ablate model.onnx photos/ --layer conv:-1 --preprocessing imagenet -o ablated
-    """  # fmt: skip
+    """  # noqa: D301 - the mark keeps lines of --help apart
     from onnxvis.cli.ablate import AblateJob, run_ablate
 
     opened = o.open_model(model, preprocessing, labels, provider, output, {"size": size})

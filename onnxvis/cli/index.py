@@ -34,12 +34,11 @@ def run_index(model: Model, images: Sequence[str], store: Path, options: IndexOp
 def _say_failures(done: Summary) -> None:
     if not done.failed:
         return
-    failed = [row for row in done.store.pictures() if row.error]
     err.print(f"[yellow]{done.failed} of {done.pictures} pictures were left out:[/]")
-    for row in failed[:_SHOWN]:
+    for row in done.store.failures(_SHOWN):
         err.print(f"  {escape(visible(row.path))}: {escape(visible(row.error))}")
-    if len(failed) > _SHOWN:
-        err.print(f"  and {len(failed) - _SHOWN} more; every row of the store has its error")
+    if done.failed > _SHOWN:
+        err.print(f"  and {done.failed - _SHOWN} more; every row of the store has its error")
 
 
 def _say_what(done: Summary) -> None:
@@ -54,7 +53,9 @@ def _say_what(done: Summary) -> None:
     _say("", store.nearest_how())
     masks = store.manifest["masks"]
     if masks:
-        _say("concepts", f"{len(masks['names'])}, in {masks['pictures']} label maps; {masks['errors']} could not be used")
+        _say(
+            "concepts", f"{len(masks['names'])}, in {masks['pictures']} label maps; {masks['errors']} could not be used"
+        )
     speed = f", {done.run / done.seconds:.1f} pictures/s" if done.run and done.seconds > 0 else ""
     earlier = f" ({done.pictures - done.run} of them by earlier runs)" if 0 < done.run < done.pictures else ""
     new = "" if done.run else "; nothing was left to do"

@@ -29,7 +29,11 @@ __all__ = ["MASK", "OLDEST", "VALUE", "Intervened", "bake", "intervene"]
 MASK, VALUE = "intervention_mask", "intervention_value"
 OLDEST = 9
 """First operator set with Where."""
-_FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
+_FLOATS: dict[int, type] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+}
 
 
 @dataclass(frozen=True, eq=False)

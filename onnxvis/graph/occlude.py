@@ -9,7 +9,7 @@ A batch of covered pictures of a GPU is made where it is used: sixteen bytes for
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 from onnx import TensorProto, helper
@@ -70,9 +70,7 @@ def occlude(model: onnx.ModelProto, image_input: str, layout: str = "NCHW") -> O
     graph.input.append(helper.make_tensor_value_info(name["baseline"], kind, [None] * 4))
     graph.input.extend(value for value in model.graph.input if value.name != image_input)
     graph.node.extend(_mask(prefix, name, layout))
-    graph.node.append(
-        helper.make_node("Where", [f"{prefix}covered", name["baseline"], name["picture"]], [image_input])
-    )
+    graph.node.append(helper.make_node("Where", [f"{prefix}covered", name["baseline"], name["picture"]], [image_input]))
     graph.node.extend(model.graph.node)
     read = {tensor for node in graph.node for tensor in node.input}
     graph.initializer.extend(number for number in _numbers(prefix) if number.name in read)
@@ -85,7 +83,7 @@ def _mask(prefix: str, name: dict[str, str], layout: str) -> list[onnx.NodeProto
     axis_of = {"rows": layout.index("H"), "columns": layout.index("W")}
     for number, (side, axis) in enumerate(axis_of.items()):
         own = f"{prefix}{side}_"
-        steps = [
+        steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
             ("Gather", [f"{prefix}shape", f"{prefix}axis{axis}"], f"{own}length", {"axis": 0}),
             ("Range", [f"{prefix}axis0", f"{own}length", f"{prefix}axis1"], f"{own}index", {}),
             ("Gather", [name["offsets"], f"{prefix}column{number}"], f"{own}first", {"axis": 1}),

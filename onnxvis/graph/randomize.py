@@ -157,7 +157,9 @@ def _stored(model: ModelProto) -> dict[str, TensorProto]:
 def _weights(index: GraphIndex, node: NodeProto) -> list[str]:
     """The stored tensors behind the inputs of a node that can hold learned numbers."""
     places = _LAYERS.get(node.op_type) or _FOLLOWERS.get(node.op_type, ())
-    if all(index.is_constant(name) for name in node.input if name):
+    moving = [index.producer(name) for name in node.input if name and not index.is_constant(name)]
+    scales = any(maker is not None and maker.op_type == "DynamicQuantizeLinear" for maker in moving)
+    if not moving or (scales and node.op_type not in _LAYERS):  # what multiplies a picture's scale is one of weights
         return []
     names = [node.input[place] for place in places if place < len(node.input) and node.input[place]]
     leaves = [_leaf(index, name, node.op_type in _WHOLE) for name in names if index.is_constant(name)]

@@ -65,7 +65,7 @@ class OcclusionOptions:
         "sample", "incremental positions recomputed in full: 'sample' (2 to 8, by the seed), 'all' or 'none'"
     )
     precision: str = option(
-        "float32", "'float32', or 'bf16': faster and less precise, where the extra bf16 is installed; checked by a sample"
+        "float32", "'float32', or 'bf16': faster and less precise, with the extra bf16 installed; checked by a sample"
     )
     checkpoint: Any = option(None, "folder for what is finished of an interrupted run, which then goes on from there")
 
@@ -269,7 +269,9 @@ def _notes(
         notes.append(f"{count} positions were recomputed in full: largest error {error:.1e} of the largest logit")
     if options.precision == "bf16":
         notes.append("precision: bfloat16, as asked for, by OpenVINO's execution provider; the score is of float32")
-        notes.append(found.precise.note("positions") if found.precise else "the precision was not checked, as asked for")
+        notes.append(
+            found.precise.note("positions") if found.precise else "its precision was not checked, as asked for"
+        )
     notes += found.notes
     if table.resumed:
         notes.append(f"{table.resumed} of {len(places)} positions were taken from an interrupted run")

@@ -41,6 +41,7 @@ class Clock:
 
     @classmethod
     def now(cls) -> Clock:
+        """The time."""
         return cls(time.perf_counter(), time.process_time())
 
     def __add__(self, other: Clock) -> Clock:
@@ -53,6 +54,7 @@ class Clock:
         return Clock(self.wall / max(count, 1), self.cpu / max(count, 1))
 
     def slower_than(self, other: Clock, part: float) -> bool:
+        """Whether this took more than a part of another time, by both clocks."""
         return self.wall > part * other.wall and self.cpu > part * other.cpu
 
 
@@ -137,7 +139,7 @@ class Plain:
         if isinstance(opened, str):
             self.note = f"the covered pictures were made outside of the graph: {opened}"
         else:
-            self._inside, self.note = opened, "the covered pictures were made inside the graph, from the windows' offsets"
+            self._inside, self.note = opened, "the covered pictures were made inside the graph, from their offsets"
 
     def _open(self) -> OccludedSession | str:
         model, sample = self._task.model, self._task.x[:1]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,11 +34,16 @@ from onnxvis.methods.layout import channels_first, in_layout
 from onnxvis.methods.mask_moments import MaskMoments
 from onnxvis.prediction import logits_of
 
+if TYPE_CHECKING:
+    from onnxvis.methods.precision import PrecisionCheck
+    from onnxvis.runtime.bfloat16 import Bfloat16
+
 __all__ = ["METHOD", "RiseOptions", "block_size", "estimate", "random_masks"]
 
 _SALT = 0x52495345  # keeps these draws apart from those of other methods under the same seed
 _LEAST = 128
 _MOST_PIXELS = 1 << 22
+_CHECKED = 8
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 
@@ -57,6 +62,9 @@ class RiseOptions:
     baseline: Any = option(0.0, "what stands where nothing is seen: a number in units of the model's input, 'mean' (of "
                                 "each channel), or in Python an array")  # fmt: skip
     score: str = option("probability", "'probability' (the paper; the logit where there is none) or 'logit'")
+    precision: str = option(
+        "float32", "'float32', or 'bf16': faster and less precise, with the extra bf16 installed; checked by a sample"
+    )
     center: bool = option(True, "take off the mean score of all masked pictures; false is the formula of the paper")
 
     def __post_init__(self) -> None:
@@ -69,6 +77,7 @@ class RiseOptions:
             a_number("rise", "tolerance", self.tolerance, 0)
         one_of("rise", "score", self.score, ("probability", "logit"))
         a_flag("rise", "center", self.center)
+        one_of("rise", "precision", self.precision, ("float32", "bf16"))
 
 
 def random_masks(grid: tuple[int, int], cells: int, keep: float, seed: int) -> Iterator[np.ndarray]:
@@ -102,8 +111,16 @@ def estimate(task: Task, row: int) -> MaskMoments:
 
     The map of each score and its standard error at each pixel follow from them, see :class:`MaskMoments`.
     """
+    return _estimate(task, row)[0]
+
+
+def _estimate(task: Task, row: int) -> tuple[MaskMoments, PrecisionCheck | None]:
+    """The moments, and for scores in bfloat16 what the first masks' scores were held against."""
+    from onnxvis.methods.precision import PrecisionCheck, lowered
+
     options: RiseOptions = task.options
-    scores = _scorer(task, row)
+    low, checked = lowered("rise", options.precision, task), None
+    scores = _scorer(task, row, low)
     image = channels_first(task.x[row], task.model.layout)
     fill = fill_of("rise", options.baseline, image)
     source = random_masks(task.grid, options.cells, options.keep, task.seed)
@@ -115,13 +132,17 @@ def estimate(task: Task, row: int) -> MaskMoments:
             scores(_masked(task, image, fill, masks[i : i + task.batch_size])) for i in range(0, size, task.batch_size)
         ]
         moments.add(masks, np.concatenate(values))
+        if low is not None and checked is None:
+            few = min(size, _CHECKED)
+            exact = _scorer(task, row)(_masked(task, image, fill, masks[:few]))
+            checked = PrecisionCheck.of(exact, np.concatenate(values)[:few])
         task.progress("rise", row * options.masks + moments.count, len(task.x) * options.masks)
         if options.tolerance is not None and moments.count >= _LEAST:
             largest = moments.standard_error(options.center).max()
             if largest < options.tolerance:
                 break
     task.progress("rise", (row + 1) * options.masks, len(task.x) * options.masks)
-    return moments
+    return moments, checked
 
 
 def _masked(task: Task, image: np.ndarray, fill: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -136,13 +157,14 @@ def _masked(task: Task, image: np.ndarray, fill: np.ndarray, masks: np.ndarray) 
     return np.stack(ordered).astype(task.x.dtype, copy=False)
 
 
-def _scorer(task: Task, row: int) -> Scorer:
-    """Inputs ``(M, ...)`` to the scores ``(M, T)`` that are averaged."""
+def _scorer(task: Task, row: int, low: Bfloat16 | None = None) -> Scorer:
+    """Inputs ``(M, ...)`` to the scores ``(M, T)`` that are averaged; in bfloat16 where ``low`` is given."""
     model, name = task.model, task.model.logits.tensor
     squash = _probability(task, row)[0]
 
     def scores(x: np.ndarray) -> np.ndarray:
-        logits = logits_of(model, model.engine.forward(x, (name,), task.batch_size), len(x))
+        found = model.engine.forward(x, (name,), task.batch_size) if low is None else low(x, name)
+        logits = logits_of(model, found, len(x))
         answers = squash(logits)
         return np.stack([score.value(answers) for score in task.scores[row]], axis=1)
 
@@ -183,7 +205,7 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 def _results(task: Task, row: int) -> list[Attribution]:
     options: RiseOptions = task.options
-    moments = estimate(task, row)
+    moments, checked = _estimate(task, row)
     maps, errors = moments.maps(options.center), moments.standard_error(options.center)
     squash, what = _probability(task, row)
     answers = squash(task.logits[row : row + 1])
@@ -206,6 +228,8 @@ def _results(task: Task, row: int) -> list[Attribution]:
                     "baseline": options.baseline if isinstance(options.baseline, str | int | float) else "array",
                     "score": word,
                     "center": options.center,
+                    "precision": options.precision,
+                    "precision_check": None if checked is None else checked.record(),
                     "mean_score": mean,
                     "largest_standard_error": largest,
                     "median_standard_error": float(np.median(error)),
@@ -216,12 +240,22 @@ def _results(task: Task, row: int) -> list[Attribution]:
                     f"each seen with probability {options.keep:g}, over {fill_words(options.baseline)}",
                     _stopped(options, moments.count, largest),
                     f"mean score of the masked pictures {mean:.4g}{', taken off' if options.center else ''}",
+                    *_precision_notes(checked),
                     f"batch: {plan.reason}",
                 ),
                 score=float(task.scores[row][k].value(answers)[0]),
             )
         )
     return results
+
+
+def _precision_notes(checked: PrecisionCheck | None) -> tuple[str, ...]:
+    if checked is None:
+        return ()
+    return (
+        "precision: bfloat16, as asked for, by OpenVINO's execution provider; the picture's own score is of float32",
+        checked.note("masked pictures"),
+    )
 
 
 def _stopped(options: RiseOptions, count: int, largest: float) -> str:

@@ -39,8 +39,8 @@ def device(ort: Any) -> Any:
         raise DependencyError(reason)
     vendor = next((d.device.vendor for d in ort.get_ep_devices() if d.ep_name == "CPUExecutionProvider"), "")
     raise UsageError(
-        f"OpenVINO's plug-in offers no device for this machine's processor{f' ({vendor})' if vendor else ''}: it serves "
-        "Intel's. Leave precision and provider at their defaults: float32 on onnxruntime's own CPU provider."
+        f"OpenVINO's plug-in offers no device for this machine's processor{f' ({vendor})' if vendor else ''}: it "
+        "serves Intel's. Leave precision and provider at their defaults: float32 on onnxruntime's own CPU provider."
     )
 
 

@@ -189,5 +189,5 @@ def _probe(name: str) -> str | None:
         found = session.run(None, {"x": np.full((1, 16, 8, 8), _TWELVE_BITS, np.float32)})[0]
     except Exception as error:  # noqa: BLE001 - providers fail in their own ways; the reason is passed on
         return str(error).splitlines()[0][:200]
-    error = float(np.abs(found[0, :, 1:-1, 1:-1] - _TWELVE_BITS).max())
-    return None if error < 2.0**-14 else f"it does not compute in float32 (error {error:.0e} on a small convolution)"
+    off = float(np.abs(found[0, :, 1:-1, 1:-1] - _TWELVE_BITS).max())
+    return None if off < 2.0**-14 else f"it does not compute in float32 (error {off:.0e} on a small convolution)"

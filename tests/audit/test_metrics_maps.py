@@ -76,7 +76,9 @@ def test_pointing_energy_and_overlap_by_hand() -> None:
     found = measured(heat, *WHERE, box=[2, 2, 6, 4])
     assert found["pointing-game"].value == 1
     assert found["energy-pointing-game"].value == pytest.approx(0.9)
-    assert found["localization-iou"].value == pytest.approx(3 / 8)  # the box of the map is 3 x 1, that of the object 4 x 2
+    assert found["localization-iou"].value == pytest.approx(
+        3 / 8
+    )  # the box of the map is 3 x 1, that of the object 4 x 2
     missed = measured(heat, *WHERE, box=[6, 5, 8, 8])
     assert missed["pointing-game"].value == 0
     assert missed["energy-pointing-game"].value == pytest.approx(0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ class Room:
 
 
 @pytest.fixture(scope="session")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
     pytest.importorskip("lance", reason="stores need the 'index' extra")
     from onnxvis.behaviour.index.run import IndexOptions, index
 
@@ -35,4 +34,4 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     photos = write_photos(folder / "photos")
     summary = index(model, [str(folder / "photos")], folder / "store", IndexOptions(layers=LAYERS, top_k=5))
     x = np.concatenate([model.prepare(path).tensor for path in photos])
-    yield Room(folder, model, photos, summary.store, model.engine.forward(x, LAYERS))
+    return Room(folder, model, photos, summary.store, model.engine.forward(x, LAYERS))

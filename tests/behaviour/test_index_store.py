@@ -183,7 +183,7 @@ def test_another_question_is_refused(folder: Path, model: onnxvis.Model, tmp_pat
     with pytest.raises(UsageError, match="another model"):
         index(other_net, images, path, options)
     with pytest.raises(UsageError, match="another preprocessing"):
-        index(onnxvis.load(NET.model(), preprocessing="none"), images, path, options)
+        index(onnxvis.load(NET.model(), preprocessing="none", labels=model.labels.names), images, path, options)
     assert Store.open(path).fingerprint() == first.store.fingerprint()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")

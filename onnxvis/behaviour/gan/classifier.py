@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassLoss", "UnitAblation", "unit_ablation"]
 
+
 @dataclass(frozen=True)
 class ClassLoss:
     """What one class loses by one unit.
@@ -84,7 +85,7 @@ class UnitAblation:
     @property
     def mean_drop(self) -> np.ndarray:
         """``(U,)`` mean drop of the class's logit over pictures."""
-        return self.drops.mean(axis=0, dtype=np.float64)
+        return np.asarray(self.drops.mean(axis=0, dtype=np.float64))
 
     @property
     def drop_error(self) -> np.ndarray:
@@ -204,7 +205,9 @@ def unit_ablation(
             given = None if truth is None else np.asarray([truth[i] for i in rows])
             one = _Batch(model, choice, x, given)
             number, chosen = one.units, _chosen(units, one.units)
-            for row, result in zip(rows, one.run(chosen, units is not None, progress, len(found), len(pictures)), strict=True):
+            for row, result in zip(
+                rows, one.run(chosen, units is not None, progress, len(found), len(pictures)), strict=True
+            ):
                 found[row] = result
     except KeyboardInterrupt:
         if not found:
@@ -215,8 +218,8 @@ def unit_ablation(
         np.stack([np.asarray(found[i][k]) for i in order]) for k in range(7)
     )
     notes.append(
-        f"{len(chosen)} of {number} units of {choice.tensor!r} set to 0 one by one; only the part of the file behind the "
-        "layer ran again"
+        f"{len(chosen)} of {number} units of {choice.tensor!r} set to 0 one by one; only the part of the file "
+        "behind the layer ran again"
     )
     notes.append("units are switched off one at a time: two that stand in for each other both look unimportant")
     return UnitAblation(
@@ -229,15 +232,15 @@ def unit_ablation(
 def _layer(model: Model, layer: str | None) -> LayerChoice:
     if model.logits.kind != "classifier":
         raise ModelError(
-            f"{model.name!r} is no classifier: its output {model.logits.tensor!r} is {model.logits.kind}. Unit ablation "
-            "needs one score for each class."
+            f"{model.name!r} is no classifier: its output {model.logits.tensor!r} is {model.logits.kind}. Unit "
+            "ablation needs one score for each class."
         )
     choice = request(model, "ablation-cam", {}, layer).layer
     assert choice is not None
     if not model.in_file(choice.tensor):
         raise LayerError(
-            f"layer {choice.tensor!r} exists only in the rewritten form of the file, and ablation runs the file itself. "
-            "Choose another one with --layer (`onnxvis inspect` lists them)."
+            f"layer {choice.tensor!r} exists only in the rewritten form of the file, and ablation runs the file "
+            "itself. Choose another one with --layer (`onnxvis inspect` lists them)."
         )
     return choice
 

@@ -25,13 +25,12 @@ _ROUNDS = 25
 
 
 class Segmenter(Protocol):
-    """Marks concepts in pictures.
+    """Marks concepts in pictures."""
 
-    Attributes:
-        concepts: their names, K of them.
-    """
-
-    concepts: tuple[str, ...]
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Their names, K of them."""
+        ...
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures ``(N, H, W, 3) uint8`` to masks ``(N, K, H, W) bool``; concepts may overlap."""
@@ -132,47 +131,44 @@ class ColorSegmenter:
         return {"segmenter": self.origin, "concepts": {part.name: part.meaning for part in self.parts}}
 
 
-def _half_spaces(*rows: tuple[np.ndarray | Sequence[float], float]) -> dict[str, np.ndarray]:
-    return {
-        "planes": np.array([plane for plane, _ in rows], np.float64),
-        "offsets": np.array([offset for _, offset in rows], np.float64),
-    }
-
-
+Rows = Sequence[tuple[np.ndarray, float]]
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
 _MAIN = {"red": (0, 1, 2), "green": (1, 0, 2), "blue": (2, 0, 1)}
 
 
-def _more_of(color: str, margin: float) -> dict[str, np.ndarray]:
+def _concept(
+    name: str, meaning: str, rows: Rows = (), part: tuple[float, float, float, float] = _WHOLE
+) -> ColorConcept:
+    planes = np.array([plane for plane, _ in rows], np.float64).reshape(-1, 3)
+    return ColorConcept(name, meaning, planes, np.array([offset for _, offset in rows], np.float64), part)
+
+
+def _more_of(color: str, margin: float) -> Rows:
     main, *others = _MAIN[color]
-    rows = []
-    for other in others:
-        plane = np.zeros(3)
-        plane[main], plane[other] = 1, -1
-        rows.append((plane, -margin))
-    return _half_spaces(*rows)
+    unit = np.eye(3)
+    return [(unit[main] - unit[other], -margin) for other in others]
 
 
-_SKIN = _half_spaces(
-    (_CB, 128 - 77), (-_CB, 127 - 128), (_CR, 128 - 133), (-_CR, 173 - 128), (_LUMA, -40.0)
-)  # fmt: skip
+_DARK: Rows = [(-_LUMA, 40.0)]
+_SKIN: Rows = [(_CB, 51.0), (-_CB, -1.0), (_CR, -5.0), (-_CR, 45.0), (_LUMA, -40.0)]
 _BUILT_IN = (
-    ColorConcept("dark", "luma (BT.601) below 40 of 255: shadows, dark hair, black ground", **_half_spaces((-_LUMA, 40.0))),
-    ColorConcept("bright", "luma (BT.601) above 200 of 255: bright skin, sky, highlights", **_half_spaces((_LUMA, -200.0))),
-    ColorConcept(
+    _concept("dark", "luma (BT.601) below 40 of 255: shadows, dark hair, black ground", _DARK),
+    _concept("bright", "luma (BT.601) above 200 of 255: bright skin, sky, highlights", [(_LUMA, -200.0)]),
+    _concept(
         "skin-colored",
-        "77 < Cb < 127 and 133 < Cr < 173 (Chai & Ngan 1999) and luma above 40: any thing of such a color",
-        **_SKIN,
+        "77 < Cb < 127 and 133 < Cr < 173 (Chai & Ngan 1999) and luma above 40: anything of such a color",
+        _SKIN,
     ),
-    ColorConcept("green", "G above R and above B by more than 12", **_more_of("green", 12)),
-    ColorConcept("blue", "B above R and above G by more than 12", **_more_of("blue", 12)),
-    ColorConcept("red", "R above G and above B by more than 60", **_more_of("red", 60)),
-    ColorConcept("dark-top", "dark, in the upper half: for faces mostly hair", **_half_spaces((-_LUMA, 40.0)), part=(0, 0, 0.5, 1)),
-    ColorConcept("top", "the upper half of the picture", part=(0, 0, 0.5, 1)),
-    ColorConcept("bottom", "the lower half", part=(0.5, 0, 1, 1)),
-    ColorConcept("left", "the left half", part=(0, 0, 1, 0.5)),
-    ColorConcept("right", "the right half", part=(0, 0.5, 1, 1)),
-    ColorConcept("center", "the middle half in both directions", part=(0.25, 0.25, 0.75, 0.75)),
-)  # fmt: skip
+    _concept("green", "G above R and above B by more than 12", _more_of("green", 12)),
+    _concept("blue", "B above R and above G by more than 12", _more_of("blue", 12)),
+    _concept("red", "R above G and above B by more than 60", _more_of("red", 60)),
+    _concept("dark-top", "dark, in the upper half: in portraits mostly hair", _DARK, (0.0, 0.0, 0.5, 1.0)),
+    _concept("top", "the upper half of the picture", part=(0.0, 0.0, 0.5, 1.0)),
+    _concept("bottom", "the lower half", part=(0.5, 0.0, 1.0, 1.0)),
+    _concept("left", "the left half", part=(0.0, 0.0, 1.0, 0.5)),
+    _concept("right", "the right half", part=(0.0, 0.5, 1.0, 1.0)),
+    _concept("center", "the middle half in both directions", part=(0.25, 0.25, 0.75, 0.75)),
+)
 BUILT_IN: Mapping[str, ColorConcept] = {concept.name: concept for concept in _BUILT_IN}
 """Concepts that need no segmenter, by name."""
 
@@ -239,4 +235,4 @@ def _cluster(number: int, centers: np.ndarray) -> ColorConcept:
         if length > 0:
             rows.append((gap / length, float((other @ other - own @ own) / (2 * length))))
     name = "color-#" + "".join(f"{round(c):02x}" for c in own)
-    return ColorConcept(name, f"pixels nearer to this color than to the {len(centers) - 1} others", **_half_spaces(*rows))
+    return _concept(name, f"pixels nearer to this color than to the {len(centers) - 1} others", rows)

@@ -1,8 +1,8 @@
 """Dissecting a layer of a generator: which unit draws what.
 
 Bau et al., "GAN Dissection: Visualizing and Understanding Generative Adversarial Networks", ICLR 2019, section 3.1.
-Three passes over samples, none of which keeps a picture: quantiles of every unit; counts at every quantile, which choose
-a threshold for each unit and concept; and the agreement there on held-out samples, beside that of shuffled ones.
+Three passes over samples, none of which keeps a picture: quantiles of every unit; counts at every quantile, which
+choose a threshold for each unit and concept; and the agreement there on held-out samples, beside that of shuffled ones.
 """
 
 from __future__ import annotations
@@ -184,9 +184,7 @@ def dissect(
     return found
 
 
-def _edges(
-    generator: Generator, layer: GeneratorLayer, ids: range, seed: int, progress: Progress
-) -> np.ndarray:
+def _edges(generator: Generator, layer: GeneratorLayer, ids: range, seed: int, progress: Progress) -> np.ndarray:
     few = ids[: min(len(ids), _FOR_EDGES)]
     quantiles = QuantileEdges(layer.units, len(few))
     for number, activations, _ in _batches(generator, layer, None, few, seed):
@@ -255,7 +253,7 @@ def _averaging(pixels: int, cells: int) -> np.ndarray:
     edges = np.arange(cells + 1) * (pixels / cells)
     low = np.maximum(edges[:-1, None], np.arange(pixels)[None])
     high = np.minimum(edges[1:, None], np.arange(pixels)[None] + 1)
-    return np.maximum(high - low, 0) * (cells / pixels)
+    return np.asarray(np.maximum(high - low, 0) * (cells / pixels))
 
 
 def _test(
@@ -334,4 +332,4 @@ def _error(state: _Progressing, count: int, slopes: np.ndarray) -> np.ndarray:
     means = state.sums / count
     spread = state.products / count - means[:, None] * means[None]
     variance = np.einsum("auk,abuk,buk->uk", slopes, spread, slopes) * count * count / max(count - 1, 1)
-    return np.sqrt(np.maximum(variance, 0))
+    return np.asarray(np.sqrt(np.maximum(variance, 0)))

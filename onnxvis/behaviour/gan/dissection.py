@@ -99,7 +99,7 @@ class Dissection:
     def z(self) -> np.ndarray:
         """Standard errors between agreement and chance; 0 where there is no difference."""
         margin = self.iou - self.chance
-        return np.divide(margin, self.margin_error, out=np.zeros_like(margin), where=self.margin_error > 0)
+        return np.asarray(np.divide(margin, self.margin_error, out=np.zeros_like(margin), where=self.margin_error > 0))
 
     @property
     def needed_z(self) -> float:
@@ -178,7 +178,8 @@ class Dissection:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         np.savez_compressed(
-            buffer, layer=np.array(self.layer), concepts=np.array(self.concepts), facts=np.array(json.dumps(self.facts)),
+            buffer, layer=np.array(self.layer), concepts=np.array(self.concepts),
+            facts=np.array(json.dumps(self.facts)),
             **arrays,
         )  # fmt: skip
         text = json.dumps(self.manifest(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -212,5 +213,3 @@ class Dissection:
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-

@@ -136,7 +136,7 @@ def _row(row: GridRow, cell: int, width: int) -> Image.Image:
 
 def difference_of(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """How far each pixel moved: mean over red, green and blue of the absolute change, ``(N, H, W)`` float32."""
-    return np.abs(after.astype(np.float32) - before.astype(np.float32)).mean(axis=-1)
+    return np.asarray(np.abs(after.astype(np.float32) - before.astype(np.float32)).mean(axis=-1))
 
 
 def before_after(

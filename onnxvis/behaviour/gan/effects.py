@@ -22,7 +22,18 @@ from onnxvis.behaviour.gan.interventions import WHOLE, Interventions, Region
 from onnxvis.errors import UsageError
 from onnxvis.progress import Progress, silent
 
-__all__ = ["Effects", "Trunks", "UnitEffects", "averaged", "mean_and_error", "measure", "presence", "random_effects", "trunks", "unit_effects"]
+__all__ = [
+    "Effects",
+    "Trunks",
+    "UnitEffects",
+    "averaged",
+    "mean_and_error",
+    "measure",
+    "presence",
+    "random_effects",
+    "trunks",
+    "unit_effects",
+]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from onnxvis.behaviour.gan.dissection import Dissection, RankedUnit
 from onnxvis.behaviour.gan.drawing import GridRow, outlined, picture_grid
 from onnxvis.behaviour.gan.effects import Effects
 from onnxvis.behaviour.gan.generator import Generator
-from onnxvis.behaviour.gan.pages import Figure, Section, Table, build_gallery
+from onnxvis.behaviour.gan.pages import Section, Table, build_gallery
 from onnxvis.errors import OutputError
 from onnxvis.explanation import write_atomic
 from onnxvis.provenance import versions
@@ -37,12 +37,16 @@ def generator_facts(generator: Generator, more: Mapping[str, str]) -> dict[str, 
     return {
         "File": f"{what['path'] or '(in memory)'}, SHA-256 {what['sha256']}",
         "Inputs": "; ".join(what["inputs"]) + truncation,
-        "Pictures": f"{generator.output}, {generator.size[1]} x {generator.size[0]} {generator.layout}; {generator.range}",
+        "Pictures": f"{generator.output}, {_sides(generator)} {generator.layout}; {generator.range}",
         "Batch": generator.batch_note,
         "Provider": f"{generator.provider.name}: {generator.provider.reason}",
         **more,
         "Versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
     }
+
+
+def _sides(generator: Generator) -> str:
+    return f"{generator.size[1]} x {generator.size[0]}"
 
 
 def unit_rows(
@@ -70,7 +74,10 @@ def concept_sheet(generator: Generator, dissection: Dissection, concept: str, co
     """A contact sheet of the best units of a concept."""
     rows = unit_rows(generator, dissection, concept, count)
     meaning = dissection.facts["segmenter"]["concepts"].get(concept, "")
-    notes = [f"{concept}: {meaning}." if meaning else "", "Each unit's strongest held-out samples; outlined: above its threshold."]
+    notes = [
+        f"{concept}: {meaning}." if meaning else "",
+        "Each unit's strongest held-out samples; outlined: above its threshold.",
+    ]
     return picture_grid(rows, f"Units for {concept!r} at {dissection.layer}", [n for n in notes if n])
 
 
@@ -149,5 +156,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return str(value)
-
-

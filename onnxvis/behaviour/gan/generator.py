@@ -192,7 +192,7 @@ class Generator:
         """
         if name is None:
             return choose_layer(self.layers, self.size)
-        exact = [row for row in self.layers if row.tensor == name or row.node == name]
+        exact = [row for row in self.layers if name in (row.tensor, row.node)]
         found = exact or [row for row in self.layers if row.tensor.endswith(name)]
         if len(found) != 1:
             known = [row.tensor for row in self.layers]
@@ -272,12 +272,12 @@ def open_generator(
 
 
 def _output(model: onnx.ModelProto, wanted: str | None) -> str:
-    names = [value.name for value in model.graph.output]
+    names = [str(value.name) for value in model.graph.output]
     if wanted is not None:
         if wanted not in names:
             raise UsageError(f"the generator has no output {wanted!r}.{did_you_mean(wanted, names)}")
         return wanted
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.output}
+    ranks = {str(v.name): len(v.type.tensor_type.shape.dim) for v in model.graph.output}
     return next((name for name in names if ranks[name] == 4), names[0])
 
 

@@ -15,7 +15,16 @@ from onnxvis.kernels.upsample import upsample_bilinear
 
 __all__ = ["LEVELS", "JointCounts", "QuantileEdges", "information_quality", "intersection_over_union"]
 
-LEVELS: tuple[float, ...] = (*np.arange(0.05, 0.951, 0.05).round(2).tolist(), 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998)
+LEVELS: tuple[float, ...] = (
+    *np.arange(0.05, 0.951, 0.05).round(2).tolist(),
+    0.96,
+    0.97,
+    0.98,
+    0.985,
+    0.99,
+    0.995,
+    0.998,
+)
 """Quantiles of a unit's activations that are tried as its threshold."""
 _KEPT = 1 << 16
 _BITS = 32
@@ -182,7 +191,7 @@ def information_quality(both: np.ndarray, above: np.ndarray, marked: np.ndarray,
     joint = _entropy([both, a - both, b - both, pixels - a - b + both], pixels)
     own = _entropy([a, pixels - a], pixels) + _entropy([b, pixels - b], pixels)
     shared = np.maximum(own - joint, 0.0)
-    return np.divide(shared, joint, out=np.zeros_like(joint), where=joint > 1e-12)
+    return np.asarray(np.divide(shared, joint, out=np.zeros_like(joint), where=joint > 1e-12))
 
 
 def _entropy(counts: list[np.ndarray], pixels: int) -> np.ndarray:
@@ -196,4 +205,4 @@ def _entropy(counts: list[np.ndarray], pixels: int) -> np.ndarray:
 def intersection_over_union(both: np.ndarray, above: np.ndarray, marked: np.ndarray) -> NDArray[np.float64]:
     """``both / (above + marked - both)``, 0 where that is empty."""
     union = above + marked - both
-    return np.divide(both, union, out=np.zeros(both.shape), where=union > 0)
+    return np.asarray(np.divide(both, union, out=np.zeros(both.shape), where=union > 0))

@@ -45,7 +45,9 @@ class Region:
     def __post_init__(self) -> None:
         """Refuse rectangles that are empty or reach out of the picture."""
         if not (0 <= self.top < self.bottom <= 1 and 0 <= self.left < self.right <= 1):
-            raise UsageError(f"a region is TOP,LEFT,BOTTOM,RIGHT in 0..1 with top < bottom and left < right; got {self}.")
+            raise UsageError(
+                f"a region is TOP,LEFT,BOTTOM,RIGHT in 0..1 with top < bottom and left < right; got {self}."
+            )
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """``(h, w) bool``: places whose center lies inside; the nearest one where none does."""
@@ -122,7 +124,9 @@ class Interventions:
         generator, layer = self.generator, self.layer
         elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(layer.dtype))
         try:
-            return intervene(generator.file.proto, layer.tensor, 4, elem_type, defaults=False), generator.file.data_folder
+            return intervene(
+                generator.file.proto, layer.tensor, 4, elem_type, defaults=False
+            ), generator.file.data_folder
         except ConversionError as error:
             canonical = generator.canonical
             if layer.tensor in canonical.twins or layer.dtype == "float16":
@@ -227,7 +231,7 @@ class Interventions:
     def pictures(
         self, ids: Sequence[int], seed: int, mask: np.ndarray, value: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures before and after ``(N, H, W, 3) uint8``, both through the edited graph from the generator's inputs."""
+        """Pictures before and after ``(N, H, W, 3) uint8``, both through the edited graph from its inputs."""
         feeds = self.generator.feeds(ids, seed)
         before = self.raw(feeds, np.zeros_like(mask), value)
         return self.generator.to_pictures(before), self.generator.to_pictures(self.raw(feeds, mask, value))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnxvis.errors import LayerError, ModelError
 from onnxvis.graph.index import GraphIndex

@@ -125,15 +125,19 @@ def build_gallery(
     style = resources.files("onnxvis.render").joinpath("page.css").read_text("utf-8").replace("$neutral", "#f3f2ef")
     style += _STYLE
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return _environment().from_string(_TEMPLATE).render(
-        title=title,
-        facts=list(facts.items()),
-        sections=sections,
-        notes=notes,
-        made=made,
-        style=Markup(style),  # noqa: S704 - a file of this package
-        style_hash=f"sha256-{digest}",
-        uri=data_uri,
+    return (
+        _environment()
+        .from_string(_TEMPLATE)
+        .render(
+            title=title,
+            facts=list(facts.items()),
+            sections=sections,
+            notes=notes,
+            made=made,
+            style=Markup(style),  # noqa: S704 - a file of this package
+            style_hash=f"sha256-{digest}",
+            uri=data_uri,
+        )
     )
 
 

@@ -80,7 +80,7 @@ def pick_units(
     alone = unit_effects(interventions, segmenter, samples, values, progress)
     ranked = alone.ranked(concept)
     if by == "effect":
-        reason = f"the {count} units of the largest average causal effect of their own on {concept!r}, on {len(samples.base)} samples"
+        reason = f"the {count} units of the largest own causal effect on {concept!r}, on {len(samples.base)} samples"
         return Picked(tuple(ranked[:count]), reason)
     pool = ranked[: max(_CANDIDATES, count)]
     greedy = greedy_set(interventions, segmenter, concept, values, samples, pool, count=count, progress=progress)

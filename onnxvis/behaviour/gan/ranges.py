@@ -29,7 +29,7 @@ class ValueRange:
     def to_bytes(self, values: np.ndarray) -> np.ndarray:
         """Values of a picture as uint8, clipped to the range and rounded to the nearest."""
         scaled = (values.astype(np.float32) - np.float32(self.low)) * np.float32(255 / (self.high - self.low))
-        return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)).astype(np.uint8)
+        return np.asarray(np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)), np.uint8)
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}: {self.reason}"
@@ -110,7 +110,6 @@ def _affine(index: GraphIndex, node: onnx.NodeProto, data: Sequence[str]) -> tup
     if value is None or value.size == 0 or not (value == value.reshape(-1)[0]).all():
         return None
     return node.op_type, float(value.reshape(-1)[0]), node.input[0] == constant
-
 
 
 def _after(bounds: tuple[float, float], steps: Sequence[tuple[str, float, bool]], operator: str) -> ValueRange:

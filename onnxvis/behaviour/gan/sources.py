@@ -76,12 +76,12 @@ def _one(source: Source, rng: np.random.Generator, truncation: float | None) -> 
         number = int(rng.integers(source.classes)) if source.value is None else int(source.value)
         if source.kind == "class":
             return np.full(source.shape, number, source.dtype)
-        return np.eye(source.classes, dtype=source.dtype)[number].reshape(source.shape)
+        return np.asarray(np.eye(source.classes, dtype=source.dtype)[number].reshape(source.shape))
     values = rng.standard_normal(source.shape)
     if truncation is not None and source.kind == "latent":
         while (beyond := np.abs(values) > truncation).any():
             values[beyond] = rng.standard_normal(int(beyond.sum()))
-    return values.astype(source.dtype)
+    return np.asarray(values.astype(source.dtype))
 
 
 def find_sources(
@@ -175,7 +175,9 @@ def _source(
     if value is not None:
         return _fixed(source, value)
     if not batched or not shape:
-        raise UsageError(f"the generator needs a value for input {name!r}: --input {name}=VALUE (inputs=... in Python).")
+        raise UsageError(
+            f"the generator needs a value for input {name!r}: --input {name}=VALUE (inputs=... in Python)."
+        )
     return replace(source, kind="noise", reason="floats beside the latent: standard normal")
 
 
@@ -184,7 +186,9 @@ def _fixed(source: Source, value: Any) -> Source:
         array = np.asarray(value).astype(source.dtype)
         array = np.broadcast_to(array, source.shape) if array.ndim <= len(source.shape) else array.reshape(source.shape)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the value for input {source.name!r} does not fit its shape {source.shape}: {error}.") from error
+        raise UsageError(
+            f"the value for input {source.name!r} does not fit its shape {source.shape}: {error}."
+        ) from error
     return replace(source, kind="fixed", value=np.ascontiguousarray(array), reason="a value was given")
 
 

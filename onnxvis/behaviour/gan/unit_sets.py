@@ -110,7 +110,9 @@ def optimized_set(
         rows = rng.choice(len(pool), min(batch, len(pool)), replace=False)
         fed = {n: a[rows] if len(a) == len(pool) else a for n, a in feeds.items()}
         place = _rectangle(rng, layer.size)
-        goal, slope = _objective(generator, interventions, backend, segmenter, concept, pool[rows], fed, alpha, values, place)
+        goal, slope = _objective(
+            generator, interventions, backend, segmenter, concept, pool[rows], fed, alpha, values, place
+        )
         slope = slope + 2 * penalty * alpha
         history.append(float(goal + penalty * alpha @ alpha))
         moments[0] += (1 - _MOMENTS[0]) * (slope - moments[0])
@@ -123,8 +125,8 @@ def optimized_set(
     order = np.argsort(-alpha, kind="stable")[:count]
     note = (
         f"alpha searched by gradients ({backend.name}) over {steps} steps of {batch} samples at random places, with "
-        f"the differentiable form of {concept!r} and a penalty of {penalty:.2g} at the end; the {len(order)} largest are "
-        "the set"
+        f"the differentiable form of {concept!r} and a penalty of {penalty:.2g} at the end; the {len(order)} "
+        "largest are the set"
     )
     return UnitSet(tuple(int(u) for u in order), alpha, tuple(history), note)
 

@@ -104,6 +104,11 @@ class StoreFolder:
         with _said(self.path / TABLE):
             return build_index(open_table(self.path), vectors)
 
+    def count_failed(self) -> int:
+        """Pictures that were left out."""
+        table = open_table(self.path)
+        return 0 if table is None else int(table.count_rows(filter="error != ''"))
+
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ def describe(
         "model": model.describe(),
         "explained": model.logits.reason,
         "preprocessing": model.preprocessing.to_dict() if model.preprocessing is not None else None,
+        "class_names": hashlib.sha256(repr(tuple(model.labels.names)).encode("utf-8", "replace")).hexdigest(),
         "layers": [{"tensor": tap.tensor, "units": tap.units, "reason": tap.reason} for tap in spec.layers],
         "embedding": {"tensor": spec.embedding.tensor, "size": spec.embedding.units, "reason": spec.embedding.reason},
         "options": {
@@ -101,7 +103,7 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "model": model["sha256"],
         "model weights": model["external_data"],
         "explained output": manifest["explained"],
-        "labels": model["labels"],
+        "set of class names": manifest["class_names"],
         "preprocessing": manifest["preprocessing"],
         "execution provider": model["provider"],
         "set of layers": [layer["tensor"] for layer in manifest["layers"]],

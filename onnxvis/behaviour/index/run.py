@@ -146,9 +146,8 @@ def index(
             manifest = _second_pass(model, spec, folder, manifest, shards, masks, options.top, progress)
         seconds = time.perf_counter() - began
         if not manifest["complete"]:
-            rows = Store(path, manifest).pictures()
-            failed = sum(bool(row.error) for row in rows)
-            manifest = finish(manifest, folder.build_ann(len(rows) - failed), len(rows), failed, seconds)
+            failed = folder.count_failed()
+            manifest = finish(manifest, folder.build_ann(len(pictures) - failed), len(pictures), failed, seconds)
             folder.write_manifest(manifest)
     store = Store.open(path)
     failed = manifest["summary"]["failed"]

@@ -87,6 +87,12 @@ class Store:
     def _rows(self) -> list[PictureRow]:
         return [] if self._table is None else read_rows(self._table.to_table(columns=list(ROW_COLUMNS)))
 
+    def failures(self, most: int) -> list[PictureRow]:
+        """The first pictures that were left out, without reading the others."""
+        if self._table is None:
+            return []
+        return read_rows(self._table.to_table(columns=list(ROW_COLUMNS), filter="error != ''", limit=most))
+
     @functools.cached_property
     def _places(self) -> dict[int, int]:
         """Where the row of each picture stands in the table."""
