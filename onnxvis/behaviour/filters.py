@@ -34,8 +34,8 @@ __all__ = ["SORTS", "Duplicate", "Filters", "convolutions", "filters"]
 SORTS = ("number", "norm", "cluster")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _KEEPS_CHANNELS = {
-    "Add", "BatchNormalization", "Cast", "Clip", "DequantizeLinear", "Div", "Identity", "Mul", "Pad",
-    "QuantizeLinear", "Relu", "Sub", "Transpose",
+    "Add", "BatchNormalization", "Cast", "Clip", "DequantizeLinear", "Div", "DynamicQuantizeLinear", "Identity", "Mul",
+    "Pad", "QuantizeLinear", "Relu", "Sub", "Transpose",
 }  # fmt: skip
 _ALIKE = 0.99
 _DEAD = 1e-3
@@ -203,12 +203,13 @@ def filters(model: Model, layer: str | None = None) -> Filters:
     attributes = model.index.attrs(node)
     groups = int(attributes.get("group", 1))
     transposed = node.op_type == "ConvTranspose"
-    weights = _by_unit(np.asarray(stored, np.float32), groups, transposed, model.index.label(node))
+    whole, whole_note = _dynamic_scale(model, node)
+    weights = _by_unit(np.asarray(stored * whole, np.float32), groups, transposed, model.index.label(node))
     order, seen_note = _colors(model, node, weights.shape[1], groups)
     gain = _next_scale(model, node, len(weights))
     norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1) * (1.0 if gain is None else np.abs(gain))
     norms = norms.astype(np.float32)
-    notes = [seen_note] if seen_note else []
+    notes = [note for note in (seen_note, whole_note) if note]
     if gain is not None:
         notes.append("norms count the factor of the scale that follows (batch normalization)")
     if transposed:
@@ -245,12 +246,40 @@ def _find(model: Model, layer: str | None) -> NodeProto:
     tensor: str = model.layer(layer)
     node = index.producer(tensor)
     while node is not None and node.op_type not in _CONVOLUTIONS:
-        data = index.data_inputs(node)
+        data = [t for t in index.data_inputs(node) if not _is_dynamic_scale(model, t)]
         node = index.producer(data[0]) if len(set(data)) == 1 and node.op_type in _KEEPS_CHANNELS else None
     if node is None:
         shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
         raise LayerError(f"layer {layer!r} is no convolution and does not come from one alone. There are: {shown}.")
     return node
+
+
+def _dynamic_scale(model: Model, node: NodeProto) -> tuple[np.ndarray, str]:
+    """What whole-number weights of a dynamically quantized file stand for: their scale, which follows the product.
+
+    ``Conv(x8, w8) -> Mul(x_scale * w_scale)``: the constant factor of the second product is the weights' own.
+    """
+    one = np.ones((), np.float32)
+    consumers = model.index.consumers(node.output[0])
+    if len(consumers) != 1 or consumers[0].op_type != "Mul":
+        return one, ""
+    other = [t for t in consumers[0].input if _is_dynamic_scale(model, t)]
+    scales = model.index.producer(other[0]) if other else None
+    if scales is None:
+        return one, ""
+    factor = next((model.index.constant(t) for t in scales.input if model.index.is_constant(t)), None)
+    if factor is None:
+        return one, ""
+    shape = (-1, *[1] * (len(model.index.constant_shape(node.input[1]) or ()) - 1)) if factor.size > 1 else ()
+    return factor.astype(np.float32).reshape(shape), "weights of a dynamically quantized file, times their scale"
+
+
+def _is_dynamic_scale(model: Model, tensor: str) -> bool:
+    """Whether a tensor is a product of the input's scale, as ``DynamicQuantizeLinear`` found it."""
+    product = model.index.producer(tensor)
+    makers = [model.index.producer(t) for t in product.input] if product is not None else []
+    dynamic = any(maker is not None and maker.op_type == "DynamicQuantizeLinear" for maker in makers)
+    return product is not None and product.op_type == "Mul" and dynamic
 
 
 def _by_unit(stored: Array, groups: int, transposed: bool, name: str) -> Array:
@@ -278,13 +307,9 @@ def _colors(model: Model, node: NodeProto, inputs: int, groups: int) -> tuple[tu
     """How the inputs are colors: followed back to the picture over what keeps channels apart."""
     if inputs != 3 or groups != 1:
         return None, ""
-    tensor: str = node.input[0]
-    while tensor != model.image_input.name:
-        producer = model.index.producer(tensor)
-        data = set(model.index.data_inputs(producer)) if producer is not None else set()
-        if producer is None or producer.op_type not in _KEEPS_CHANNELS or len(data) != 1:
-            return None, ""
-        tensor = data.pop()
+    way = model.index.between([model.image_input.name], [node.input[0]])
+    if any(step.op_type not in _KEEPS_CHANNELS for step in way if model.index.data_inputs(step)):
+        return None, ""
     if model.preprocessing is None:
         return (0, 1, 2), "shown as red, green, blue: no preprocessing says otherwise"
     if model.preprocessing.channel_order == "bgr":

@@ -112,7 +112,7 @@
     }
     pen.globalAlpha = 1;
     for (const i of new Set([hover, pinned])) {
-      if (i < 0) continue;
+      if (i < 0 || !visible(i)) continue;
       pen.strokeStyle = getComputedStyle(document.body).color;
       pen.lineWidth = 2.5 * ratio;
       pen.beginPath();

@@ -69,12 +69,17 @@ def test_layers_that_are_no_convolution_are_refused() -> None:
 @pytest.mark.parametrize("form", ["qdq", "qoperator", "dynamic"])
 def test_quantized_weights_are_the_numbers_they_stand_for(form: str) -> None:
     net = convnet()
-    found = filters(onnxvis.load(quantized(net, form)))  # type: ignore[arg-type]
+    model = onnxvis.load(quantized(net, form))  # type: ignore[arg-type]
+    found = filters(model)
+    np.testing.assert_array_equal(filters(model, "c1").weights, found.weights)
     weights = stored(net, "w1")
-    step = np.abs(weights).reshape(8, -1).max(axis=1) / (63 if form == "dynamic" else 127)
+    # Static: signed, one scale for each unit. Dynamic: from the least to the largest weight in 255 steps, for all.
+    largest = np.abs(weights).reshape(8, -1).max(axis=1)
+    step = np.full(8, np.ptp(weights) / 255) if form == "dynamic" else largest / 127
     error = np.abs(found.weights - weights).reshape(8, -1).max(axis=1)
-    assert (error <= 0.51 * np.maximum(step, 2 * np.abs(weights).max() / 255 * (form == "dynamic"))).all()
+    assert (error <= 0.51 * step).all()
     assert (error > 0).all()
+    assert found.color_order == (0, 1, 2)
 
 
 def test_half_precision_weights_are_exact() -> None:
