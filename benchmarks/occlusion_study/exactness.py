@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from occlusion_study.networks import export
 from support import zoo
 
 import onnxvis
+from occlusion_study.networks import export
 from onnxvis.demo import lite0, photo
 
 __all__ = ["rows"]
 
 NETWORKS = (
-    "vgg16", "resnet18", "resnet50", "squeezenet1_1", "googlenet", "densenet121", "mobilenet_v2", "inception_v3",
-    "lite0", "mobilenet_v3_small", "efficientnet_b0",
+    "squeezenet1_1", "mobilenet_v2", "lite0", "resnet18", "resnet50", "googlenet", "densenet121", "vgg16",
+    "inception_v3", "mobilenet_v3_small", "efficientnet_b0",
 )  # fmt: skip
 WHAT = {"lite0": "EfficientNet-Lite0, trained, a photo", "mobilenet_v3_small": "mobilenet_v3_small (SE)",
         "efficientnet_b0": "efficientnet_b0 (SE)"}  # fmt: skip
 GRIDS = ((8, 8), (16, 16), (32, 16), (64, 32))
+FEW = ((16, 16), (32, 32), (64, 32))
+HEAVY = ("vgg16", "resnet50", "googlenet", "densenet121", "inception_v3")
 SMALL = (96, 128)
 SMALL_GRIDS = ((8, 4), (16, 8), (32, 16), (64, 32))
 FIXED = {"vgg16": "its dense layers fix the size"}
@@ -35,7 +37,7 @@ def rows(names: list[str]) -> Iterator[str]:
         if names and name not in names:
             continue
         size = 299 if name == "inception_v3" else 224
-        yield _row(name, (size, size), GRIDS, free=False)
+        yield _row(name, (size, size), FEW if name in HEAVY else GRIDS, free=False)
         if name not in FIXED:
             yield _row(name, SMALL, SMALL_GRIDS, free=True)
 

@@ -32,7 +32,19 @@ if TYPE_CHECKING:
     from onnxvis.model import Model
     from onnxvis.preprocessing import Prepared
 
-__all__ = ["BOUND", "DEPENDS", "UNCHANGED", "UNKNOWN", "MethodVerdict", "Randomization", "Stage", "randomization_test"]
+__all__ = [
+    "BOUND",
+    "DEPENDS",
+    "UNCHANGED",
+    "UNKNOWN",
+    "MethodVerdict",
+    "Randomization",
+    "Stage",
+    "randomization_test",
+    "randomized",
+    "rebuilt",
+    "stages_of",
+]
 
 DEPENDS = "depends on the weights"
 UNCHANGED = "does not change when the model is randomised"

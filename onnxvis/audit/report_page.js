@@ -276,6 +276,7 @@
       $("zoom-title").textContent = `${card.querySelector("h3 bdi").textContent}: ${answer}`;
       const chosen = [null, ...page.methods.keys()].filter((m) => m === null || zoom.methods.has(m));
       $("zoom-frames").replaceChildren(...chosen.map((method) => zoom.figure(card, data, method)));
+      for (const box of $("zoom-methods").querySelectorAll("input")) box.checked = zoom.methods.has(Number(box.value));
       zoom.place(1, 0, 0);
       data.ready.then(() => { if (zoom.card === card) zoom.paint(); });
     },
@@ -338,7 +339,7 @@
     },
 
     key(event) {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || (event.key === " " && event.target.type === "checkbox")) return;
       const moves = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
       const { key } = event;
       if (event.shiftKey && moves[key]) zoom.place(zoom.factor, zoom.x + 0.15 * moves[key][0], zoom.y + 0.15 * moves[key][1]);
@@ -389,6 +390,7 @@
     $("zoom-in").addEventListener("click", () => zoom.place(zoom.factor * 1.5, zoom.x * 1.5, zoom.y * 1.5));
     $("zoom-out").addEventListener("click", () => zoom.place(zoom.factor / 1.5, zoom.x / 1.5, zoom.y / 1.5));
     $("zoom-close").addEventListener("click", () => dialog.close());
+    $("zoom-methods").addEventListener("input", (event) => zoom.toggle(Number(event.target.value)));
     $("cards").addEventListener("click", (event) => {
       const frame = event.target.closest("button.frame");
       if (frame) zoom.show(frame.closest(".card"), new Set([Number(frame.dataset.open)]));

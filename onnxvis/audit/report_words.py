@@ -71,7 +71,8 @@ def where(grid: Any) -> str:
         return "nothing in the picture supports it"
     parts = [[values[r][:, c].sum() for c in _thirds(values.shape[1])] for r in _thirds(values.shape[0])]
     row, column = divmod(int(np.argmax(parts)), len(parts[0]))
-    return f"strongest support in the {_ROWS[row]} {_COLUMNS[column]}"
+    place = f"{_ROWS[row]} {_COLUMNS[column]}"
+    return f"strongest support in the {'center' if place == 'middle center' else place}"
 
 
 def _thirds(length: int) -> list[slice]:

@@ -23,7 +23,7 @@
     return { classes, of: Int16Array.from(codes, (c) => (c < 0 ? missing : c < shown.length ? c : rest)) };
   };
   const modes = [];
-  if (data.labels.length) modes.push({ title: "Class in the data set", ...coded(data.label, data.labels) });
+  if (data.labels.length) modes.push({ title: "Class", ...coded(data.label, data.labels) });
   if (data.classes.length) modes.push({ title: "Predicted class", ...coded(data.predicted, data.classes) });
   if (data.verdict.some((v) => v > 0)) {
     const classes = [{ name: "not comparable", color: REST }, { name: "right", color: "#2f7fd0" }, { name: "wrong", color: "#d8352c" }];

@@ -134,9 +134,10 @@ def climb(
         state = dataclasses.replace(state, interrupted=True)
         if checkpoint is not None:
             save_climb(checkpoint, key, state)
-    progress(target.name, state.step, recipe.steps)
-    if checkpoint is not None and not state.interrupted:
-        checkpoint.unlink(missing_ok=True)
+    if not state.interrupted:
+        progress(target.name, recipe.steps, recipe.steps)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
     state = dataclasses.replace(state, notes=(*state.notes, *damaged))
     return state, np.ascontiguousarray(ascent.cut(values.picture(state.variables)))
 

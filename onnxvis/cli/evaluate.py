@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxvis.audit.metrics import Measured, Summary, get_metric, measure, metric_names, summarize
+from onnxvis.audit.metrics.base import Settings as MetricSettings
 from onnxvis.audit.metrics.similarity import agreement
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, UsageError
@@ -59,6 +60,7 @@ def run_evaluate(job: EvaluateJob) -> int:
     """Measure, print the table, write the figures. 0, 2 when a picture failed, 130 when interrupted."""
     images = picture_files(job.images)
     masks = read_masks(job.masks)
+    MetricSettings(job.batch_size, job.seed, job.steps, score=job.score, baseline=job.baseline)  # refused before work
     metrics = _metrics(job, bool(masks))
     requests, notes = _requests(job)
     run = _Run()

@@ -33,6 +33,7 @@ _SHOWN = 8
 _DISSECTED = 600
 _RANDOM_SETS = 8
 _PICKABLE = 64
+_NOTICED = 2.0
 
 
 @dataclass(frozen=True)
@@ -341,7 +342,12 @@ def run_repair(
     numbers = _whole_numbers(bad, "bad") if bad is not None else []
     if bad is not None:
         ranked = artifact_units(generator, chosen.tensor, numbers, seed=seed)[:top]
-        taken = [row.unit for row in ranked if row.z > 0]
+        taken = [row.unit for row in ranked if row.z > _NOTICED]
+        if not taken:
+            raise UsageError(
+                f"no unit fires more in these samples than in others (largest z {ranked[0].z:.1f}): pick more of them, or "
+                "another layer."
+            )
         rows = [[f"unit {r.unit}", f"{r.bad:.4g}", f"{r.good:.4g}", f"{r.z:+.1f}"] for r in ranked]
         tables = [Table(("unit", "mean in spoiled", "mean in others", "z"), rows, "How much more units fire")]
     else:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from onnxvis._version import __version__
 from onnxvis.behaviour.opening import model_of
-from onnxvis.behaviour.patch_gallery import card_of, rows_of
+from onnxvis.behaviour.patch_gallery import UnitDrawing, card_of, rows_of
 from onnxvis.behaviour.patch_pass import LayerPatches, PatchOptions, layer_patches
 from onnxvis.behaviour.stored import choose_layers
 from onnxvis.behaviour.tiles import OUTSIDE_NOTE, tile_sheet
@@ -24,6 +24,7 @@ from onnxvis.render import png_bytes
 __all__ = ["PatchJob", "run_patches"]
 
 _UNITS_ON_SHEET = 24
+_CELL = 96
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,14 @@ def _sheets(folder: Path, name: str, found: LayerPatches) -> None:
             notes.append(OUTSIDE_NOTE)
         if found.unverified:
             title += " - UNVERIFIED"
-        sheet = tile_sheet(rows_of(part), title=title, notes=notes)
+        sheet = tile_sheet(rows_of(part), title=title, notes=notes, cell=_cell(part))
         write_file(folder / f"sheet-{number:02}.png", png_bytes(sheet, Title=title, Software=f"onnxvis {__version__}"))
+
+
+def _cell(part: list[UnitDrawing]) -> int:
+    """The size of a tile: where patches would be drawn at their own small size, twice that."""
+    side = max((max(p.pixels.shape[:2]) for d in part for p in d.unit.patches), default=0)
+    return 2 * side if 48 < side < 80 else _CELL
 
 
 def _data(job: PatchJob, done: list[LayerPatches]) -> None:

@@ -1,4 +1,4 @@
-"""The page of an audit: what is packed comes out again, nothing is loaded, and no string from outside becomes markup."""
+"""The page of an audit: what is packed comes out again, nothing is loaded, strings from outside stay strings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_charts_place_values_where_their_axis_has_them() -> None:
     chart = dot_chart(metric, {"a": "A", "random": "Chance"})
     assert chart is not None
     ticks = {float(t.label): t.at for t in chart.ticks}
-    (x0, a), (x1, b) = list(ticks.items())[0], list(ticks.items())[-1]
+    (x0, a), (x1, b) = next(iter(ticks.items())), list(ticks.items())[-1]
     assert chart.rows[0].mean == pytest.approx(a + (b - a) * (0.5 - x0) / (x1 - x0), abs=0.2)
     assert [r.control for r in chart.rows] == [False, True]
     curves = curve_chart(metric, {"a": "A"})

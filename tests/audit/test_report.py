@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +235,7 @@ def test_a_wrong_plan_is_an_error_before_anything_is_explained(
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Iterator[tuple[Path, AuditResult]]:
+def hostile(tmp_path: Path) -> tuple[Path, AuditResult]:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     rng = np.random.default_rng(0)
@@ -244,7 +243,7 @@ def hostile(tmp_path: Path) -> Iterator[tuple[Path, AuditResult]]:
         Image.fromarray(rng.integers(0, 255, (36, 48, 3), np.uint8)).save(pictures / name, format="PNG")
     plan = dataclasses.replace(PLAN, methods=("grad-cam",), options={}, metrics=("sparseness",))
     model = small_model(tmp_path, HOSTILE_LABELS)
-    yield tmp_path, audit(model, [str(pictures / ".." / "pictures")], tmp_path / "a" / "out", plan, command="<b>")
+    return tmp_path, audit(model, [str(pictures / ".." / "pictures")], tmp_path / "a" / "out", plan, command="<b>")
 
 
 def test_hostile_names_write_nothing_outside_the_folder(hostile: tuple[Path, AuditResult]) -> None:

@@ -73,7 +73,7 @@ def test_classes_are_drawn_or_given():
     assert np.abs(found.pictures - expected(z)).max() <= 0.51
     with pytest.raises(UsageError, match="classes 0 to 2, not 3"):
         open_generator(squares_model(conditional=True), inputs={"class": 3})
-    with pytest.raises(UsageError, match="no input 'klass'.*'class'"):
+    with pytest.raises(UsageError, match=r"no input 'klass'.*'class'"):
         open_generator(squares_model(conditional=True), inputs={"klass": 1})
 
 
@@ -122,7 +122,7 @@ def test_the_range_is_read_off_the_end_of_the_graph(nodes, limits):
 
 
 def test_gray_pictures_become_rgb_and_a_range_can_be_said():
-    with pytest.raises(UsageError, match="value range.*'map'.*--range"):
+    with pytest.raises(UsageError, match=r"value range.*'map'.*--range"):
         open_generator(painter([node("Identity", "map")]))
     generator = open_generator(painter([node("Identity", "map")]), value_range="-2,2")
     found = generator.sample([0])
@@ -142,7 +142,7 @@ def test_bytes_come_as_they_are():
 def test_what_is_no_generator_is_named():
     model = squares_model()
     model.graph.node[0].CopyFrom(helper.make_node("RandomNormalLike", ["z"], ["seed"]))
-    with pytest.raises(ModelError, match="random numbers itself.*RandomNormalLike"):
+    with pytest.raises(ModelError, match=r"random numbers itself.*RandomNormalLike"):
         open_generator(model)
     classifier = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],
@@ -153,11 +153,11 @@ def test_what_is_no_generator_is_named():
     opset = [helper.make_opsetid("", 17)]
     with pytest.raises(ModelError, match="no batch of pictures"):
         open_generator(helper.make_model(classifier, opset_imports=opset, ir_version=8))
-    with pytest.raises(UsageError, match="shape of input 'z'.*--latent-shape"):
+    with pytest.raises(UsageError, match=r"shape of input 'z'.*--latent-shape"):
         open_generator(painter([node("Tanh", "map")], dims=("n", "z")))
     found = open_generator(painter([node("Tanh", "map")], dims=("n", "z")), latent_shape=[4])
     assert found.feeds([0], 0)["z"].shape == (1, 4)
-    with pytest.raises(UsageError, match="no output 'pic'.*'picture'"):
+    with pytest.raises(UsageError, match=r"no output 'pic'.*'picture'"):
         open_generator(squares_model(), output="pic")
 
 
@@ -200,7 +200,7 @@ def test_the_layers_have_their_units_where_they_are(layout):
     np.testing.assert_allclose(layer.units_first(found.tensors["features"]), MADE.features(found.feeds["z"]), atol=1e-6)
     assert np.array_equal(layer.in_layout(layer.units_first(found.tensors["features"])), found.tensors["features"])
     assert generator.layer().tensor == "features"
-    with pytest.raises(LayerError, match="no feature map called 'featured'.*'features'"):
+    with pytest.raises(LayerError, match=r"no feature map called 'featured'.*'features'"):
         generator.layer("featured")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ import onnxvis
 from onnxvis.behaviour.index import Store
 from onnxvis.behaviour.index import rows as index_rows
 from onnxvis.behaviour.index import store as index_store
-from onnxvis.behaviour.index.run import IndexOptions, index
+from onnxvis.behaviour.index.layers import embedding_tap, unit_taps
+from onnxvis.behaviour.index.run import IndexOptions, index, shards_of
+from onnxvis.behaviour.index.shard import IndexSpec, index_shard
 from onnxvis.cli import main
 from onnxvis.errors import DependencyError, LayerError, OnnxvisError, OutputError, UsageError
 from onnxvis.kernels.overlap import Overlap
+from onnxvis.reading import list_pictures
 
 pytest.importorskip("lance", reason="the store of `onnxvis index` needs the extra 'index'")
 NET = SmallNet(width=5, seed=3)
@@ -152,6 +156,30 @@ def test_the_manifest_says_what_was_asked(store: Store, model: onnxvis.Model) ->
     assert manifest["command"] == "as asked"
     assert manifest["pictures"]["count"] == manifest["pictures"]["labeled"] == COUNT
     assert manifest["options"]["top_k"] == 6
+
+
+def test_shards_are_pure_and_merge_in_any_order_to_what_the_store_answers(
+    store: Store, folder: Path, model: onnxvis.Model
+) -> None:
+    listed, options = list_pictures([str(folder)]), SETTINGS
+    taps = unit_taps(model, options.layers)
+    spec = IndexSpec(taps, embedding_tap(model, None), top_k=6, batch_size=4, keep_maps=True)
+    shards = pickle.loads(pickle.dumps(shards_of(listed, options.shard_size)))  # as a worker elsewhere gets them
+    parts = [pickle.loads(pickle.dumps(index_shard(model, spec, shards[n]))) for n in (2, 0, 1)]
+    whole = parts.pop(0)
+    for part in parts:
+        whole.merge(part)
+    assert [answer.row for answer in whole.answers] == store.pictures()
+    vectors = np.stack([a.embedding for a in whole.answers if a.embedding is not None])
+    np.testing.assert_array_equal(vectors, store.embeddings()[1])
+    for layer, tally in whole.tally.layers.items():
+        top = store.top(layer)
+        np.testing.assert_array_equal(tally.places().values, top.values)
+        np.testing.assert_array_equal(tally.places().col, top.col)
+        np.testing.assert_array_equal(tally.sketch.quantile(0.7), store.quantile(layer, 0.7))
+    kept = store.maps("conv", [5])
+    assert kept is not None
+    np.testing.assert_array_equal(whole.answers[5].maps[1], kept[0])
 
 
 def test_batches_and_shards_change_nothing_but_rounding(

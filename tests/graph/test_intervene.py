@@ -181,9 +181,9 @@ def test_baked_for_good_is_the_intervention(hard):
 def test_what_cannot_be_intervened_on_is_named():
     with pytest.raises(LayerError, match="'x' is an input or a constant"):
         intervene(passing(), "x", 4)
-    with pytest.raises(LayerError, match="no tensor 'layr'.*'layer'"):
+    with pytest.raises(LayerError, match=r"no tensor 'layr'.*'layer'"):
         intervene(passing(), "layr", 4)
-    with pytest.raises(ConversionError, match="operator set 8.*canonical"):
+    with pytest.raises(ConversionError, match=r"operator set 8.*canonical"):
         intervene(passing(opset=8), "layer", 4)
     with pytest.raises(ConversionError, match="INT8"):
         intervene(passing(kind=TensorProto.INT8), "layer", 4, TensorProto.INT8)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from PIL import Image
-from support.formats import convnet
 
 from onnxvis.audit.report import AuditPlan
 from onnxvis.model import Model, load
+from support.formats import convnet
 
 __all__ = ["HOSTILE_LABELS", "HOSTILE_NAMES", "PLAN", "labelled_pictures", "small_model"]
 
@@ -39,7 +39,7 @@ PLAN = AuditPlan(methods=("grad-cam", "occlusion"), options={"window": 8}, batch
 
 
 def small_model(folder: Path, labels: tuple[str, ...] = (), size: int = 32, seed: int = 0) -> Model:
-    """A network of ten classes on 32 x 32 pictures, saved in a folder and opened from there; gradients without torch, to be quick."""
+    """A network of ten classes, saved in a folder and opened from there; without torch, to be quick."""
     path = folder / "model.onnx"
     if not path.exists():
         onnx.save(convnet(size=size, batch="n", seed=seed), path)

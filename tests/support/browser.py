@@ -68,7 +68,7 @@ class Page:
         requests: addresses that it asked for, the page's own file first; ``data:`` addresses are not listed.
     """
 
-    def __init__(self, width: int, height: int, timeout: float = 60.0) -> None:
+    def __init__(self, width: int, height: int, timeout: float = 120.0) -> None:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._timeout = timeout

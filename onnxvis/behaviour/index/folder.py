@@ -29,6 +29,7 @@ __all__ = ["StoreFolder", "locked"]
 FOLD_EVERY = 16
 COMPACT_EVERY = 64
 _LOCK = "lock"
+_COPIED = 1 << 22  # values in memory while small files are brought together
 _KEPT = "Finished shards are kept: make room, or the folder writable, and give the same command again."
 
 
@@ -38,13 +39,14 @@ class StoreFolder:
     Args:
         path: the folder.
         spec: what is computed.
+        shard_size: pictures in a shard.
 
     Attributes:
         committed: shards whose rows are in the table.
         tally: the counts of exactly those.
     """
 
-    def __init__(self, path: Path, spec: IndexSpec) -> None:
+    def __init__(self, path: Path, spec: IndexSpec, shard_size: int) -> None:
         self.path = path
         self.spec = spec
         self.tallies = TallyFolder(path / TALLIES, Tally.from_state)
@@ -55,6 +57,9 @@ class StoreFolder:
         self.tallies.forget(self.tallies.on_disk() - self.committed)
         self.tally = self.tallies.read(self.committed) or Tally()
         self._since_fold = self._since_compaction = 0
+        values = sum(tap.units * tap.places for tap in spec.layers) // 2 if spec.keep_maps else 0
+        self._rows_at_once = min(4096, max(1, _COPIED // (values + spec.embedding.units)))
+        self._fragment = COMPACT_EVERY * shard_size
 
     def commit(self, partial: Partial) -> None:
         """Add one shard: after this it is in the store, before it, it is not.
@@ -93,7 +98,11 @@ class StoreFolder:
         if table is None:
             return
         with _said(self.path / TABLE):
-            table.optimize.compact_files()
+            table.optimize.compact_files(
+                target_rows_per_fragment=self._fragment,  # what has this many is not written again
+                batch_size=self._rows_at_once,
+                num_threads=1,
+            )
             table.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
         self._since_compaction = 0
 

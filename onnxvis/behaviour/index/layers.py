@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class Tap:
         units: number of channels.
         channel: their axis.
         spatial: axes (rows, columns), ``None`` for a tensor without places.
+        places: positions at the model's usual input size, 1 for a tensor without places.
     """
 
     tensor: str
@@ -37,6 +39,7 @@ class Tap:
     units: int
     channel: int
     spatial: tuple[int, int] | None
+    places: int
 
     def maps(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """``(N, U, h, w)`` float32; one place where the tensor has none.
@@ -82,15 +85,19 @@ def _auto(model: Model) -> Tap:
             f"no layer of {model.name!r} could be chosen by structure: {head.reason} Name one with --layers; "
             "`onnxvis inspect` lists them."
         )
-    units = model.shapes[head.cam_layer][head.channel_axis]
-    return Tap(head.cam_layer, _stated(model, head.cam_layer, head.reason), units, head.channel_axis, head.spatial_axes)
+    return _made(model, head.cam_layer, head.reason, head.channel_axis, head.spatial_axes)
+
+
+def _made(model: Model, tensor: str, reason: str, channel: int, spatial: tuple[int, int] | None) -> Tap:
+    shape = model.shapes[tensor]
+    stated = reason if model.in_file(tensor) else f"{reason} ({_NOT_IN_FILE})"
+    return Tap(tensor, stated, shape[channel], channel, spatial, int(np.prod(shape[1:])) // max(1, shape[channel]))
 
 
 def _tap(model: Model, tensor: str, reason: str) -> Tap:
-    shape, reason = model.shapes.get(tensor, ()), _stated(model, tensor, reason)
-    field = model.fields.get(tensor)
+    shape, field = model.shapes.get(tensor, ()), model.fields.get(tensor)
     if len(shape) == 2:
-        return Tap(tensor, reason, shape[1], 1, None)
+        return _made(model, tensor, reason, 1, None)
     if len(shape) != 4:
         raise LayerError(
             f"layer {tensor!r} has shape {shape}: units are counted in maps of 4 axes and vectors of 2. Choose another "
@@ -102,7 +109,7 @@ def _tap(model: Model, tensor: str, reason: str) -> Tap:
     elif shape[2:] == (1, 1):
         spatial = (2, 3)
     channel = next(axis for axis in range(1, 4) if axis not in spatial)
-    return Tap(tensor, reason, shape[channel], channel, spatial)
+    return _made(model, tensor, reason, channel, spatial)
 
 
 def embedding_tap(model: Model, name: str | None) -> Tap:
@@ -119,20 +126,19 @@ def embedding_tap(model: Model, name: str | None) -> Tap:
     if head.linear is None:
         if head.cam_layer is not None:
             reason = f"the mean of the last map, since no last linear layer was found: {head.reason}"
-            return _with_reason(_auto(model), reason)
+            return dataclasses.replace(_auto(model), reason=reason)
         raise LayerError(
             f"no layer of {model.name!r} is followed by a linear one, so none represents a picture by structure: "
             f"{head.reason} Name one with --embedding; `onnxvis inspect` lists them."
         )
     given = model.index.data_inputs(model.index.node(head.linear))
     tensor = _in_file(model, next(t for t in given if len(model.shapes.get(t, ())) in (2, 4)))
-    words = f"it enters the last linear layer ({head.linear!r})"
     if not model.in_file(tensor) and head.cam_layer is not None and model.in_file(head.cam_layer):
-        return _with_reason(_auto(model), f"the mean of the last map, since {tensor!r} is not in the file itself")
-    tap = _tap(model, tensor, words)
-    shape = model.shapes[tensor]
-    places = int(np.prod(shape[1:])) // max(1, tap.units)
-    return _with_reason(tap, f"{tap.reason}; its mean over the {places} places") if places > 1 else tap
+        reason = f"the mean of the last map, since {tensor!r} is not in the file itself"
+        return dataclasses.replace(_auto(model), reason=reason)
+    tap = _tap(model, tensor, f"it enters the last linear layer ({head.linear!r})")
+    words = f"{tap.reason}; its mean over the {tap.places} places"
+    return dataclasses.replace(tap, reason=words) if tap.places > 1 else tap
 
 
 def _in_file(model: Model, tensor: str) -> str:
@@ -143,11 +149,3 @@ def _in_file(model: Model, tensor: str) -> str:
         tensor = makers[tensor].input[0]
     fits = model.in_file(tensor) and len(model.shapes.get(tensor, ())) in (2, 4)
     return tensor if fits else start
-
-
-def _stated(model: Model, tensor: str, reason: str) -> str:
-    return reason if model.in_file(tensor) else f"{reason} ({_NOT_IN_FILE})"
-
-
-def _with_reason(tap: Tap, reason: str) -> Tap:
-    return Tap(tap.tensor, reason, tap.units, tap.channel, tap.spatial)

@@ -134,7 +134,7 @@ def index(
     with locked(path):
         wanted = describe(model, spec, options.shard_size, _listing(pictures), command)
         manifest = begin(path, wanted)
-        folder = StoreFolder(path, spec)
+        folder = StoreFolder(path, spec, options.shard_size)
         began, ran = time.perf_counter(), 0
         if not manifest["complete"]:
             folder.write_manifest(manifest)
@@ -167,7 +167,7 @@ def _check(options: IndexOptions) -> None:
 
 def _spec(model: Model, options: IndexOptions, pictures: int) -> IndexSpec:
     taps = unit_taps(model, options.layers)
-    values = sum(int(np.prod(model.shapes[tap.tensor][1:])) for tap in taps)
+    values = sum(tap.units * tap.places for tap in taps)
     return IndexSpec(
         taps,
         embedding_tap(model, options.embedding),

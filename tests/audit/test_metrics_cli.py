@@ -1,0 +1,98 @@
+"""`onnxvis evaluate`: the table, the figures, masks, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from support.hand_models import small_net
+
+import onnxvis
+from onnxvis.audit.metrics import measure, summarize
+from onnxvis.cli.console import run
+
+SPEC = {"resize": "stretch", "size": 16, "scale": 1 / 255}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    onnx.save(small_net().file.proto, tmp_path / "net.onnx")
+    (tmp_path / "net.preprocessing.json").write_text(json.dumps(SPEC))
+    (tmp_path / "photos").mkdir()
+    for k in range(3):
+        pixels = np.random.default_rng(k).integers(0, 255, (4, 4, 3), np.uint8)
+        Image.fromarray(pixels).resize((24, 20), Image.Resampling.BICUBIC).save(tmp_path / "photos" / f"{k}.png")
+    return tmp_path
+
+
+def command(place: Path, *more: str) -> int:
+    files = [str(place / name) for name in ("net.onnx", "photos")]
+    return run(["evaluate", *files, "--out", str(place / "out.json"), "--provider", "cpu", *more])
+
+
+def written(place: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((place / "out.json").read_text(encoding="utf-8"))
+    return data
+
+
+def test_the_figures_are_those_of_measure(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("-m", "grad-cam,saliency", "--metrics", "deletion,sparseness", "--steps", "4")
+    assert command(place, *options) == 0
+    data = written(place)
+    model = onnxvis.load(place / "net.onnx", provider="cpu")
+    made: Any = [onnxvis.explain(model, place / "photos" / f"{k}.png", "saliency") for k in range(3)]
+    values = [r["deletion"].value for r in measure(model, made, ["deletion"], steps=4)]
+    stored = [row["metrics"]["deletion"] for row in data["results"] if row["method"] == "saliency"]
+    assert [m["value"] for m in stored] == pytest.approx(values)
+    assert len(stored[0]["curve"]) == 5
+    summary = data["summary"]["saliency"]["deletion"]
+    assert summary["mean"] == pytest.approx(summarize(values).mean)
+    assert data["agreement"]["methods"] == ["grad-cam", "saliency"]
+    assert data["agreement"]["rank_correlation"][0][0] == 1
+    printed = capsys.readouterr().out
+    assert "deletion" in printed
+    assert f"{summary['mean']:.3f} [{summary['low']:.3f}, {summary['high']:.3f}]" in printed
+    first = (place / "out.json").read_bytes()
+    assert command(place, *options) == 0
+    assert (place / "out.json").read_bytes() == first
+
+
+def test_masks_are_found_by_the_name_of_the_picture(place: Path) -> None:
+    mask = np.zeros((20, 24), np.uint8)
+    mask[5:15, 6:18] = 255
+    Image.fromarray(mask).save(place / "mask.png")
+    masks = {"0.png": [6, 5, 18, 15], "1.png": "mask.png"}
+    (place / "masks.json").write_text(json.dumps(masks))
+    names = "pointing-game,energy-pointing-game,localization-iou"
+    assert command(place, "-m", "grad-cam", "--metrics", names, "--masks", str(place / "masks.json")) == 0
+    rows = {row["picture"]: row["metrics"] for row in written(place)["results"]}
+    assert all(rows[name]["energy-pointing-game"]["value"] is not None for name in masks)
+    assert rows["2.png"]["pointing-game"]["value"] is None
+    assert written(place)["summary"]["grad-cam"]["pointing-game"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--metrics", "deletions"), "deletion"),
+        (("--metrics", "pointing-game"), "--masks"),
+        (("-m", "grad-kam"), "grad-cam"),
+        (("--masks", "nowhere.json"), "cannot be read"),
+        (("--score", "odds"), "probability"),
+    ],
+)
+def test_wrong_usage(place: Path, options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(place, *options) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_broken_picture_costs_only_itself(place: Path) -> None:
+    (place / "photos" / "9.png").write_bytes(b"no picture")
+    assert command(place, "-m", "saliency", "--metrics", "sparseness") == 2
+    assert len(written(place)["results"]) == 3
+    assert "9.png" in written(place)["failures"][0][0]
