@@ -9,8 +9,12 @@ page is written again, with the pictures beside it.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
+import textwrap
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +24,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from support.fetch import _download  # noqa: E402
 from support.gan import export_faces  # noqa: E402
 
+import onnxvis  # noqa: E402
 from onnxvis.behaviour.gan import (  # noqa: E402
     Dissection,
     Effects,
@@ -37,10 +43,12 @@ from onnxvis.behaviour.gan import (  # noqa: E402
     random_effects,
     repair,
     trunks,
+    unit_ablation,
 )
 from onnxvis.behaviour.gan.drawing import before_after, picture_grid  # noqa: E402
 from onnxvis.behaviour.gan.effects import mean_and_error  # noqa: E402
 from onnxvis.behaviour.gan.gallery import unit_rows  # noqa: E402
+from onnxvis.demo import cache_folder, imagenet_labels, lite0  # noqa: E402
 from onnxvis.machine import describe_machine, peak_memory_mb  # noqa: E402
 from onnxvis.render import png_bytes  # noqa: E402
 
@@ -184,10 +192,6 @@ def draw(
 
 def classifier(photos: int) -> str:
     """Which units EfficientNet-Lite0 needs for which class."""
-    import onnxvis
-    from onnxvis.behaviour.gan import unit_ablation
-    from onnxvis.demo import imagenet_labels, lite0
-
     folder = photo_folder()
     files = sorted(folder.glob("*.*"))[:photos]
     model = onnxvis.load(lite0(), preprocessing="efficientnet-lite", labels=imagenet_labels(), provider="cpu")
@@ -208,33 +212,26 @@ def classifier(photos: int) -> str:
     small = np.abs(found.mean_drop) < 0.02
     tail = float((found.drops.max(axis=0)[small] > 0.2).mean())
     text = (
-        f"{len(found.units)} units at `{found.layer.tensor}`, {len(files)} photos of {len(found.labels)} predicted "
-        f"classes, {seconds:.0f} s. Of the {int(small.sum())} units whose mean drop is below 0.02, {tail:.0%} cost some "
-        "picture more than 0.2 of its class's logit."
+        f"{len(found.units)} units at `{found.layer.tensor}`, {len(files)} photos, {len(found.labels)} predicted "
+        f"classes, {seconds:.0f} s. Of the {int(small.sum())} units whose mean drop is below 0.02, {tail:.0%} cost "
+        "some picture more than 0.2 of its class's logit."
     )
-    return f"{text}\n\n{table(('unit', 'mean drop', 'class that loses most', 'answers changed'), rows)}"
+    head = ("unit", "mean drop", "class that loses most", "answers changed")
+    return f"{textwrap.fill(text, 120)}\n\n{table(head, rows)}"
 
 
 def photo_folder() -> Path:
     """The photos of ``ai-benchmark``, unpacked once."""
-    import zipfile
-
-    from support.fetch import _download
-
-    from onnxvis.demo import cache_folder
-
     folder = cache_folder() / "ai-benchmark-photos"
     if not folder.is_dir():
-        import tempfile
-
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            zipfile.ZipFile(_download("ai-benchmark==0.1.2", Path(scratch), [])) as wheel,
-        ):
-            names = [n for n in wheel.namelist() if "/data/classification/" in n and not n.endswith("/")]
+        with tempfile.TemporaryDirectory() as scratch:
+            with zipfile.ZipFile(_download("ai-benchmark==0.1.2", Path(scratch), [])) as wheel:
+                photos = [n for n in wheel.namelist() if "/data/classification/" in n and not n.endswith("/")]
+                for name in photos:
+                    (Path(scratch) / Path(name).name).write_bytes(wheel.read(name))
             folder.mkdir(parents=True)
-            for name in names:
-                (folder / Path(name).name).write_bytes(wheel.read(name))
+            for name in photos:
+                shutil.copy(Path(scratch) / Path(name).name, folder)
     return folder
 
 
@@ -267,13 +264,13 @@ def main() -> None:
     run = (
         f"{given.samples} samples dissected in {seconds:.0f} s ({seconds / given.samples * 1e3:.0f} ms each; "
         f"{machine['processor']}, load {machine.get('load_average')}). Peak memory of the process after 300 samples "
-        f"{before or 0:.0f} MB, after {given.samples} {after or 0:.0f} MB. {len(found.labels())} of {found.units} units "
-        f"agree with some concept above chance (z > {found.needed_z:.1f}). The generator repaired of its {UNITS} green "
-        f"units gives {'the same bits as' if fixed.difference == 0 else 'other bits than'} the intervention."
+        f"{before or 0:.0f} MB, after {given.samples} {after or 0:.0f} MB. {len(found.labels())} of {found.units} "
+        f"units agree with some concept above chance (z > {found.needed_z:.1f}). The generator repaired of its {UNITS} "
+        f"green units gives {'the same bits as' if fixed.difference == 0 else 'other bits than'} the intervention."
     )
     write(
         {
-            "run": run,
+            "run": textwrap.fill(run, 120),
             "agreement": agreement(found),
             "causes": causes(effects),
             "growth": growth(found, interventions, given.measured),

@@ -187,11 +187,11 @@ def speed(scratch: Path, count: int, rounds: int) -> None:
 
 def indexing(model: Path, pictures: Path, out: Path, *more: str) -> list[str]:
     command = [sys.executable, str(Path(__file__).resolve()), "--child", "index", str(model), str(pictures)]
-    return [*command, "--preprocessing", "unit", "--layers", "auto,conv:1", "-o", str(out), *more]
+    return [*command, "--preprocessing", "unit", "--layers", "auto,relu:1,conv:0,relu:0", "-o", str(out), *more]
 
 
 def memory(scratch: Path, model: Path, images: Array, labels: Array) -> bool:
-    print("memory: peak resident MB of the command; two layers of 64 and 32 units, k = 32")
+    print("memory: peak resident MB of the command; four layers of 16 to 64 units, k = 32")
     peaks = []
     for size in SIZES:
         folder = scratch / f"pictures-{size}"

@@ -38,7 +38,7 @@ SCRIPT = """
 def rows(names: list[str]) -> Iterator[str]:
     """The lines of the table."""
     yield (
-        "| network | pixels | stride | positions | engine | CPU s | ms a position | peak MB: one picture | batch of 8 | "
+        "| network | pixels | stride | positions | engine | CPU s | ms each | peak MB: one picture | batch of 8 | "
         "the map | the map / a batch |"
     )
     yield "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|"

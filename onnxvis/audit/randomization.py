@@ -242,7 +242,7 @@ class _Run:
         logits = logits_of(model, model.engine.forward(x, (name,), batch_size), len(x))
         self.scores: list[list[Score]] = [resolve("top1", row, model.labels, form=model.output_form) for row in logits]
         self.boxes = [p.geometry.content_box for p in prepared]
-        self.original = [self._maps(model, chosen) for chosen in requests]
+        self.original = [self._maps(model, chosen) for chosen in requests]  # lists of maps, or why there are none
 
     def stage(self, other: Model, number: int, layers: Sequence[WeightLayer], total: int) -> list[Stage]:
         """What every method shows on a randomised model."""
@@ -250,10 +250,9 @@ class _Run:
         found = []
         for chosen, before in zip(self.requests, self.original, strict=True):
             name = chosen.method.name
-            try:
-                after = self._maps(other, chosen)
-            except OnnxvisError as error:
-                found.append(Stage(name, number, names, part, None, None, None, str(error)))
+            after = before if isinstance(before, str) else self._maps(other, chosen)
+            if isinstance(before, str) or isinstance(after, str):
+                found.append(Stage(name, number, names, part, None, None, None, str(after)))
                 continue
             pairs = list(zip(before, after, strict=True))
             size = _mean([rank_correlation(np.abs(a), np.abs(b)) for a, b in pairs])
@@ -263,8 +262,11 @@ class _Run:
             found.append(Stage(name, number, names, part, size, signed, alike, note))
         return found
 
-    def _maps(self, model: Model, chosen: Request) -> list[np.ndarray]:
-        found = attributions(model, chosen, self.prepared, self.scores, batch_size=self.batch_size, seed=self.seed)
+    def _maps(self, model: Model, chosen: Request) -> list[np.ndarray] | str:
+        try:
+            found = attributions(model, chosen, self.prepared, self.scores, batch_size=self.batch_size, seed=self.seed)
+        except OnnxvisError as error:
+            return str(error)
         return [reduced(one[0])[y0:y1, x0:x1] for one, (x0, y0, x1, y1) in zip(found, self.boxes, strict=True)]
 
 

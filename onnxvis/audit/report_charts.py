@@ -101,10 +101,10 @@ def curve_chart(metric: Mapping[str, Any], titles: Mapping[str, str]) -> CurveCh
     rows = [row for row in metric["methods"] if row["curve"]]
     if not rows:
         return None
-    values = [y for row in rows for _, y in row["curve"]]
+    values = [float(y) for row in rows for _, y in row["curve"]]
     low, high = min(0.0, *values), max(values)
     high = high if high > low else low + 1.0
-    right = max(x for row in rows for x, _ in row["curve"]) or 1.0
+    right = max(float(x) for row in rows for x, _ in row["curve"]) or 1.0
 
     def across(x: float) -> float:
         return round(_PLOT_W * x / right, 1)

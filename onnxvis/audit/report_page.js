@@ -339,7 +339,7 @@
     },
 
     key(event) {
-      if (event.ctrlKey || event.metaKey || event.altKey || (event.key === " " && event.target.type === "checkbox")) return;
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
       const moves = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
       const { key } = event;
       if (event.shiftKey && moves[key]) zoom.place(zoom.factor, zoom.x + 0.15 * moves[key][0], zoom.y + 0.15 * moves[key][1]);

@@ -106,7 +106,8 @@ class ReportFolder:
 
     def entry(self, path: str) -> dict[str, Any] | None:
         """What is finished of a picture, or ``None``."""
-        return _read(self.out / "maps" / entry_name(path) / "entry.json")
+        found: dict[str, Any] | None = _read(self.out / "maps" / entry_name(path) / "entry.json")
+        return found
 
     def save_map(self, path: str, explanation: Explanation, target: int) -> str:
         """Keep a map with its manifest, as ``onnxvis replay`` takes it; the folder is given back, relative to OUT.

@@ -13,6 +13,7 @@ input grid, so that every picture weighs the same and what was cropped away coun
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -181,7 +182,9 @@ class Dissection:
             "iou_limit": self.limit,
             "detectors": len(self.detectors()),
             "unique_detectors": self.unique_detectors(),
-            "ranked": [vars(d) for d in self.ranked()],
+            "ranked": [
+                {**vars(d), "threshold": d.threshold if math.isfinite(d.threshold) else None} for d in self.ranked()
+            ],
         }
 
 

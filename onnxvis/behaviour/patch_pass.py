@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from onnxvis.behaviour.masks import TOP, Anchors, masked_picture, thresholds_note
 from onnxvis.behaviour.opening import LayerMaps, input_size, layer_field, pictures_of
-from onnxvis.behaviour.patch_gallery import UnitDrawing
-from onnxvis.behaviour.patches import choose_units, cut_unit
+from onnxvis.behaviour.patch_gallery import UnitDrawing, light, reduced
+from onnxvis.behaviour.patches import UnitPatches, choose_units, cut_unit
 from onnxvis.behaviour.stored import Pictures, Reader
 from onnxvis.behaviour.unit_projection import UnitProjector, drawn_projection
 from onnxvis.errors import UsageError
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from onnxvis.model import Model
 
 __all__ = ["LayerPatches", "PatchOptions", "layer_patches"]
-
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,14 @@ class LayerPatches:
 
 
 def layer_patches(
-    store: Reader, model: Model, layer: str, options: PatchOptions, progress: Progress = silent
+    store: Reader,
+    model: Model,
+    layer: str,
+    options: PatchOptions,
+    progress: Progress = silent,
+    units: Sequence[int] | None = None,
 ) -> LayerPatches:
-    """Draw the units of one layer.
+    """Draw units of one layer. Drawings are kept reduced, so a unit takes a few megabytes at most.
 
     Args:
         store: the store.
@@ -83,6 +86,7 @@ def layer_patches(
         layer: one of the store's.
         options: what to draw.
         progress: told about every unit.
+        units: which; ``None`` reads ``options.units``. Many are better drawn a few at a time.
 
     Raises:
         UsageError: there is no such unit.
@@ -90,7 +94,7 @@ def layer_patches(
         ParityError: a projection does not agree with the store.
     """
     places = store.top(layer)
-    units = choose_units(options.units, places)
+    units = choose_units(options.units, places) if units is None else units
     pictures = pictures_of(store, model)
     field = layer_field(model, layer)
     found = LayerPatches(layer, [], [])
@@ -98,14 +102,21 @@ def layer_patches(
         found.notes.append("the units of this layer have no place: the patch is the whole input")
     else:
         found.notes += _field_notes(model, layer)
+    projector = _projector(model, layer, options)
     for number, unit in enumerate(units):
         progress(f"patches of {layer}", number, len(units))
         cut = cut_unit(layer, unit, places, field, pictures, options.per_unit)
-        found.units.append(UnitDrawing(cut))
+        drawing = UnitDrawing(replace(cut, patches=tuple(light(patch) for patch in cut.patches)))
+        if projector is not None and cut.patches:
+            drawing.projections = _projected(projector, cut, pictures)
+        found.units.append(drawing)
     found.notes += _saturated(found)
-    if options.projection != "none":
-        _project(model, pictures, found, options, progress)
-    if options.masks:
+    if projector is not None:
+        found.unverified = projector.unverified
+        found.notes += _projection_notes(projector)
+    if options.masks and field is None:
+        found.notes.append("there are no masks, since the units have no place")
+    elif options.masks:
         _mask(store, model, pictures, found, options, progress)
     progress(f"patches of {layer}", len(units), len(units))
     return found
@@ -117,8 +128,9 @@ def _field_notes(model: Model, layer: str) -> Iterator[str]:
     assert field.rows is not None
     assert field.cols is not None
     size = f"{_number(field.cols.size)} x {_number(field.rows.size)}"
-    step = f"{_number(field.cols.jump)} x {_number(field.rows.jump)}"
-    yield f"a place sees {size} pixels of the input, {step} apart; patches are cut by exactly that"
+    step = f", {_number(field.cols.jump)} x {_number(field.rows.jump)} apart"
+    several = max(len(field.rows.support), len(field.cols.support)) > 1
+    yield f"a place sees {size} pixels of the input{step if several else ''}; patches are cut by exactly that"
     if not field.exact:
         yield "this field is a hull: a unit may see less of it"
     if field.global_side_path:
@@ -141,24 +153,25 @@ def _number(value: object) -> str:
     return f"{float(value):g}"  # type: ignore[arg-type]
 
 
-def _project(model: Model, pictures: Pictures, found: LayerPatches, options: PatchOptions, progress: Progress) -> None:
-    projector = UnitProjector(model, found.layer, options.projection, options.batch_size, options.allow_unverified)
+def _projector(model: Model, layer: str, options: PatchOptions) -> UnitProjector | None:
+    if options.projection == "none":
+        return None
+    return UnitProjector(model, layer, options.projection, options.batch_size, options.allow_unverified)
+
+
+def _projected(projector: UnitProjector, cut: UnitPatches, pictures: Pictures) -> list[NDArray[np.uint8]]:
+    model = projector.model
     order = model.preprocessing.channel_order if model.preprocessing is not None else "rgb"
-    for number, drawing in enumerate(found.units):
-        progress(f"projections of {found.layer}", number, len(found.units))
-        patches = drawing.unit.patches
-        if not patches:
-            continue
-        values = projector(drawing.unit.unit, patches, [pictures.prepared(p.picture) for p in patches])
-        pairs = zip(values, patches, strict=True)
-        drawing.projections = [drawn_projection(v, p, order)[0] for v, p in pairs]
-    progress(f"projections of {found.layer}", len(found.units), len(found.units))
-    found.unverified = projector.unverified
-    found.notes += [
-        f"projection: {options.projection} of exactly that unit at exactly that place; gray is zero, full color the "
-        "99.5th percentile of each patch's absolute values",
+    values = projector(cut.unit, cut.patches, [pictures.prepared(p.picture) for p in cut.patches])
+    return [reduced(drawn_projection(v, p, order)[0]) for v, p in zip(values, cut.patches, strict=True)]
+
+
+def _projection_notes(projector: UnitProjector) -> list[str]:
+    return [
+        f"projection: {projector.kind} of exactly that unit at exactly that place; gray is zero, full color the 99.5th "
+        "percentile of each patch's absolute values",
         f"at every place the converted model agrees with the store within {projector.worst:.1e} of the layer's "
-        "largest activation" + ("; UNVERIFIED, see above" if projector.unverified else ""),
+        "largest activation" + ("; UNVERIFIED: more than is allowed" if projector.unverified else ""),
         *projector.notes,
     ]
 
@@ -180,7 +193,7 @@ def _mask(
         display = pictures.prepared(id).display()
         units = [drawing.unit.unit for drawing, _ in wanted[id]]
         for mask, (drawing, rank) in zip(anchors.masks(values[units], thresholds[units]), wanted[id], strict=True):
-            drawing.masks[rank] = masked_picture(display, _fitted(mask, display))
+            drawing.masks[rank] = reduced(masked_picture(display, _fitted(mask, display)))
     progress(f"masks of {found.layer}", len(wanted), len(wanted))
     found.notes += [thresholds_note(options.top), anchors.note, f"masks: {maps.source}"]
 

@@ -121,7 +121,7 @@
     }
     showCard();
     canvas.dataset.ms = (performance.now() - start).toFixed(1);
-    canvas.dataset.pictures = String(placed.length);
+    canvas.dataset.zoom = (view.scale / whole()).toFixed(3);
   };
   const later = () => {
     if (!waiting) {

@@ -106,13 +106,19 @@ def good_rows(store: Reader) -> list[Row]:
     return rows
 
 
-def choose_layers(store: Reader, asked: Iterable[str]) -> tuple[str, ...]:
+def choose_layers(store: Reader, asked: Iterable[str], resolve: Callable[[str], str] | None = None) -> tuple[str, ...]:
     """The layers asked for, or all of the store's.
+
+    Args:
+        store: the store.
+        asked: names.
+        resolve: the tensor that another name of a layer stands for (``model.layer``).
 
     Raises:
         LayerError: the store has no such layer; the nearest are suggested.
     """
-    chosen = tuple(dict.fromkeys(asked)) or tuple(store.layers)
+    names = [n if n in store.layers or resolve is None else _resolved(n, resolve) for n in asked]
+    chosen = tuple(dict.fromkeys(names)) or tuple(store.layers)
     for name in chosen:
         if name not in store.layers:
             raise LayerError(
@@ -122,6 +128,13 @@ def choose_layers(store: Reader, asked: Iterable[str]) -> tuple[str, ...]:
     if not chosen:
         raise LayerError("the store was made without layers: index again with --layers.")
     return chosen
+
+
+def _resolved(name: str, resolve: Callable[[str], str]) -> str:
+    try:
+        return resolve(name)
+    except LayerError:
+        return name  # refused below, with the names that the store has
 
 
 class Pictures:

@@ -54,11 +54,16 @@ class Ascent:
     restarts: int
 
     @property
+    def jitter(self) -> float:
+        """The largest shift of a view, in pixels."""
+        return self.recipe.jitter * min(self.space.grid)
+
+    @property
     def margin(self) -> int:
         """Pixels around the picture that views may reach into; thrown away at the end."""
         top, left, bottom, right = self.space.window
         room = min(top, left, self.space.size[0] - bottom, self.space.size[1] - right)
-        return max(0, int(np.ceil(self.recipe.jitter)) - room)
+        return max(0, int(np.ceil(self.jitter)) - room)
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -205,7 +210,7 @@ def _looks(ascent: Ascent, restart: int, step: int) -> list[_Look]:
         zoom = (recipe.zoom_out, recipe.zoom_in)
         still = not (recipe.jitter or recipe.rotate) and zoom == (1.0, 1.0)
         size, window = ascent.canvas, ascent.window
-        view = crop_view(size, window) if still else random_view(rng, size, window, recipe.jitter, recipe.rotate, zoom)
+        view = crop_view(size, window) if still else random_view(rng, size, window, ascent.jitter, recipe.rotate, zoom)
         spread = recipe.color_jitter
         factor = np.exp(rng.normal(0, spread, (channels, 1, 1))).astype(np.float32)
         shift = rng.normal(0, spread / 2, (channels, 1, 1)).astype(np.float32)

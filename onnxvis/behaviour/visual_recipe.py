@@ -45,11 +45,11 @@ class Recipe:
     source: str = "Olah et al., Feature Visualization, Distill 2017; Mordvintsev et al., Inceptionism, 2015"
     parametrization: str = "fourier"
     steps: int = _setting(256, "gradient steps", 1)
-    rate: float = _setting(0.05, "length of a step: Adam's rate, or for pixel the step in picture values", 1e-9)
+    rate: float = _setting(0.07, "length of a step: Adam's rate, or for pixel the step in picture values", 1e-9)
     decay: float = _setting(1.3, "fourier: amplitudes fall with frequency to this power")
     decorrelate: bool = _setting(True, "fourier: climb along the color directions of photographs")
     start_noise: float = _setting(0.1, "standard deviation of the coefficients (pixel: of the picture) at the start")
-    jitter: float = _setting(16.0, "views are shifted by up to this many pixels")
+    jitter: float = _setting(0.07, "views are shifted by up to this part of the shorter side of the input")
     rotate: float = _setting(8.0, "views are turned by up to this many degrees")
     zoom_out: float = _setting(0.9, "smallest zoom of a view", 0.05)
     zoom_in: float = _setting(1.15, "largest zoom of a view", 0.05)
@@ -79,7 +79,7 @@ class Recipe:
         said = [f"{self.parametrization} parametrization", f"{self.steps} steps"]
         if self.jitter or self.rotate or (self.zoom_out, self.zoom_in) != (1.0, 1.0):
             zoom = f"zoom {self.zoom_out:g}..{self.zoom_in:g}"
-            said.append(f"views: jitter {self.jitter:g} px, rotation {self.rotate:g} degrees, {zoom}")
+            said.append(f"views: jitter {100 * self.jitter:g} %, rotation {self.rotate:g} degrees, {zoom}")
         for name in ("color_jitter", "noise", "tv", "l2"):
             if getattr(self, name):
                 said.append(f"{name.replace('_', ' ')} {getattr(self, name):g}")

@@ -33,8 +33,8 @@ class VisualTarget:
         tensor: whose values it weighs: the logits, or a layer.
         cotangent: d score / d tensor for one picture, float32.
         reason: one sentence: what the score is.
-        climbed: the tensor whose gradient is followed: ``tensor``, or for a neuron what enters its rectifier.
-        climbed_cotangent: the same for that one.
+        before: what enters the rectifier that makes ``tensor``, where there is one, else ``tensor``.
+        before_cotangent: the same weights for that one.
     """
 
     name: str
@@ -43,8 +43,18 @@ class VisualTarget:
     tensor: str
     cotangent: NDArray[np.float32]
     reason: str
-    climbed: str
-    climbed_cotangent: NDArray[np.float32]
+    before: str
+    before_cotangent: NDArray[np.float32]
+
+    @property
+    def climbed(self) -> str:
+        """The tensor whose gradient is followed: a silent neuron has one only before its rectifier."""
+        return self.before if self.kind == "neuron" else self.tensor
+
+    @property
+    def climbed_cotangent(self) -> NDArray[np.float32]:
+        """The weights for that one."""
+        return self.before_cotangent if self.kind == "neuron" else self.cotangent
 
     def value(self, values: np.ndarray) -> NDArray[np.float64]:
         """The score of each picture: the tensor's values ``(N, ...)`` to ``(N,)``."""
@@ -111,24 +121,27 @@ def _unit(model: Model, tensor: str, unit: int, place: str | None, spec: str) ->
     units, grid = shape[axes.unit], tuple(shape[a] for a in axes.places)
     if unit >= units:
         raise TargetError(f"layer {tensor!r} has no unit {unit}: it has {units}, 0 to {units - 1}.")
-    if place is None:
-        what = "mean over its places" if grid else "its value"
-        weights = _weights(shape, axes, unit, None)
-        reason = f"unit {unit} of {tensor!r}, {what}"
-        return VisualTarget(f"{tensor}:{unit}", spec, "unit", tensor, weights, reason, tensor, weights)
+    before, source = _before_rectifier(model, tensor, unit, axes.unit)
+    at = _place(place, grid, tensor, spec) if place is not None else None
+    weights = _weights(shape, axes, unit, at)
+    before_weights = _weights(model.shapes[before], axes, source, at)
+    if at is None:
+        reason = f"unit {unit} of {tensor!r}, " + ("mean over its places" if grid else "its value")
+        return VisualTarget(f"{tensor}:{unit}", spec, "unit", tensor, weights, reason, before, before_weights)
+    reason = f"unit {unit} of {tensor!r} at row {at[0]}, column {at[1]}"
+    if before != tensor:
+        reason += "; climbed by the value before its rectifier, which has a gradient where the unit is silent"
+    name = f"{tensor}:{unit} @ {at[0]},{at[1]}"
+    return VisualTarget(name, spec, "neuron", tensor, weights, reason, before, before_weights)
+
+
+def _place(place: str, grid: tuple[int, ...], tensor: str, spec: str) -> tuple[int, ...]:
     if not grid:
         raise TargetError(f"{spec!r}: layer {tensor!r} has no places, so its unit has one value: leave the @ out.")
     at = tuple(n // 2 for n in grid) if place == "center" else tuple(int(n) for n in place.split(","))
     if any(p >= n for p, n in zip(at, grid, strict=True)):
         raise TargetError(f"{spec!r}: the map of {tensor!r} has {grid[0]} rows and {grid[1]} columns.")
-    before, source = _before_rectifier(model, tensor, unit, axes.unit)
-    reason = f"unit {unit} of {tensor!r} at row {at[0]}, column {at[1]}"
-    if before != tensor:
-        reason += "; climbed by the value before its rectifier, which has a gradient where the unit is silent"
-    return VisualTarget(
-        f"{tensor}:{unit} @ {at[0]},{at[1]}", spec, "neuron", tensor, _weights(shape, axes, unit, at), reason, before,
-        _weights(model.shapes[before], axes, source, at),
-    )  # fmt: skip
+    return at
 
 
 def _axes(model: Model, tensor: str) -> _Axes:

@@ -361,8 +361,11 @@ def _parity(model: Model, target: VisualTarget, picture: Pixels) -> Parity:
     def check() -> GradientCheck | None:
         if x.dtype.kind != "f":
             return None  # whole-number inputs cannot be moved by a small step
-        cotangent = target.cotangent
-        return model.engine.difference_check({name: x}, name, target.tensor, cotangent, f"the picture of {target.name}")
+        tensor, cotangent, on = target.tensor, target.cotangent, f"the picture of {target.name}"
+        if target.before != tensor and model.in_file(target.before):
+            # At the kink of its own rectifier a unit has no derivative that a difference could confirm.
+            tensor, cotangent, on = target.before, target.before_cotangent, f"{on}, before its rectifier"
+        return model.engine.difference_check({name: x}, name, tensor, cotangent, on)
 
     key = (target.tensor, name, target.name)
     return model.engine.parity(found.output[0], tensors[target.tensor][0], check, key)

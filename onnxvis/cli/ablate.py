@@ -46,17 +46,16 @@ class AblateJob:
 
 
 def run_ablate(job: AblateJob) -> int:
-    """Measure, list, and write; 0, or 130 when it was interrupted."""
+    """Measure, list, and write; 0, or 2 when a picture could not be read, or 130 when it was interrupted."""
     model = job.model
     files = picture_files(job.images)
     truth = _truth(model, files, job.truth)
     units = None if job.units is None else _units(job.units)
-    prepared = [model.prepare(file) for file in files]
     with progress_bar(job.quiet) as progress:
         found = unit_ablation(
-            model, prepared, job.layer, units, truth, batch_size=job.batch_size, progress=progress
+            model, files, job.layer, units, truth, batch_size=job.batch_size, progress=progress
         )  # fmt: skip
-    data = {**found.to_dict(), "model": model.describe(), "files": files}
+    data = {**found.to_dict(), "model": model.describe(), "files": [files[row] for row in found.rows]}
     if job.json:
         out.print(json.dumps(data, ensure_ascii=False), markup=False)
     else:
@@ -65,9 +64,10 @@ def run_ablate(job: AblateJob) -> int:
         page = _page(job, found, data)
         (err if job.json else out).print(f"page:   {escape(str(page))}")
     stopped = any(note.startswith("interrupted") for note in found.notes)
-    if stopped:
-        err.print(f"[yellow]{escape(found.notes[0])}[/]")
-    return 130 if stopped else 0
+    for note in found.notes:
+        if note.startswith(("interrupted", "left out")):
+            err.print(f"[yellow]{escape(visible(note))}[/]")
+    return 130 if stopped else 2 if len(found.rows) < len(files) else 0
 
 
 def _truth(model: Model, files: Sequence[str], source: str) -> list[int] | None:

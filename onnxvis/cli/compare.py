@@ -69,7 +69,7 @@ def open_second(
     gradients: str,
 ) -> Model:
     """Open B; preprocessing and labels that nobody gave it are those of A."""
-    from onnxvis.cli.options import open_model
+    from onnxvis.cli.options import open_model, parse_size
 
     second = open_model(path, preprocessing, labels, provider, output, {"size": size}, gradients)
     if second.preprocessing is not None and (len(second.labels) or not len(first.labels)):
@@ -80,6 +80,7 @@ def open_second(
         labels=second.labels if len(second.labels) else first.labels,  # type: ignore[arg-type]
         provider=provider,
         output=output,
+        size=None if size is None else parse_size(size),
         gradients=gradients,
     )
 
@@ -154,7 +155,7 @@ def _json(job: CompareJob, found: Comparison, broken: Sequence[str]) -> bytes:
         "seed": job.seed,
         "versions": versions(),
     }
-    return json.dumps(data, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
 
 
 def _show(job: CompareJob, found: Comparison, broken: Sequence[str]) -> None:

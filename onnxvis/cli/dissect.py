@@ -57,9 +57,9 @@ def run_dissect(job: DissectJob) -> int:
     """Count, write, and say where. 0, or 130 when interrupted; finished layers are kept."""
     store = open_store(job.store)
     options = DissectOptions(job.top, job.iou)
-    layers = choose_layers(store, job.layers)
     maps = _label_maps(store, job.masks)
     model = model_of(store, job.model)
+    layers = choose_layers(store, job.layers, model.layer)
     pictures = pictures_of(store, model)
     done: list[tuple[DissectedLayer, list[UnitCard]]] = []
     code = 0

@@ -233,14 +233,21 @@ def _dissection(
         theirs = found.facts["generator"]["sha256"]
         if theirs != generator.file.sha256:
             raise UsageError(f"{wish.dissection} is a dissection of another file (SHA-256 {theirs[:12]}...).")
+        if wish.concept is not None and wish.concept not in segmenter.concepts:
+            raise UsageError(
+                f"the segmenter marks {', '.join(segmenter.concepts)}, not {wish.concept!r}. Give the options of the "
+                f"dissection again (it was made with {found.facts['segmenter']['segmenter']})."
+            )
         if wish.layer is not None and generator.layer(wish.layer).tensor != found.layer:
             raise UsageError(f"{wish.dissection} is a dissection of layer {found.layer!r}; leave --layer out.")
         return found
     if not needed:
         return None
-    return dissect(
+    made = dissect(
         generator, segmenter, wish.layer, samples=_DISSECTED, seed=marking.seed, folder=folder, progress=progress
     )
+    made.save(folder)
+    return made
 
 
 def _picked(
@@ -345,8 +352,8 @@ def run_repair(
         taken = [row.unit for row in ranked if row.z > _NOTICED]
         if not taken:
             raise UsageError(
-                f"no unit fires more in these samples than in others (largest z {ranked[0].z:.1f}): pick more of them, or "
-                "another layer."
+                f"no unit fires more in these samples than in others (largest z {ranked[0].z:.1f}): pick more of them, "
+                "or another layer."
             )
         rows = [[f"unit {r.unit}", f"{r.bad:.4g}", f"{r.good:.4g}", f"{r.z:+.1f}"] for r in ranked]
         tables = [Table(("unit", "mean in spoiled", "mean in others", "z"), rows, "How much more units fire")]

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from onnxvis._version import __version__
 from onnxvis.behaviour.opening import model_of
-from onnxvis.behaviour.patch_gallery import UnitDrawing, card_of, rows_of
+from onnxvis.behaviour.patch_gallery import UnitDrawing, card_of, page_cell, rows_of
 from onnxvis.behaviour.patch_pass import LayerPatches, PatchOptions, layer_patches
+from onnxvis.behaviour.patches import choose_units
 from onnxvis.behaviour.stored import choose_layers
 from onnxvis.behaviour.tiles import OUTSIDE_NOTE, tile_sheet
-from onnxvis.behaviour.unit_page import UnitPage, build_unit_page
+from onnxvis.behaviour.unit_page import UnitCard, UnitPage, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.results import made_line, open_store, store_facts, write_file
 from onnxvis.names import slug
+from onnxvis.progress import Progress
 from onnxvis.render import png_bytes
+
+if TYPE_CHECKING:
+    from onnxvis.behaviour.index.store import Store
+    from onnxvis.model import Model
 
 __all__ = ["PatchJob", "run_patches"]
 
 _UNITS_ON_SHEET = 24
+_MEASURED = ("at every place", "all patches of")
 _CELL = 96
 
 
@@ -40,63 +47,73 @@ class PatchJob:
     quiet: bool = False
 
 
+@dataclass
+class _Drawn:
+    """One layer: what is kept of it once its sheets are written."""
+
+    layer: str
+    cards: list[UnitCard] = field(default_factory=list)
+    units: list[dict[str, Any]] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
+    unverified: bool = False
+
+
 def run_patches(job: PatchJob) -> int:
-    """Draw, write, and say where. 0, or 130 when interrupted; finished layers are kept."""
+    """Draw, write, and say where. 0, or 130 when interrupted; what is finished is kept."""
     store = open_store(job.store)
-    layers = choose_layers(store, job.layers)
     model = model_of(store, job.model, job.gradients)
-    done: list[LayerPatches] = []
+    layers = choose_layers(store, job.layers, model.layer)
+    units = {layer: choose_units(job.options.units, store.top(layer)) for layer in layers}
+    cell = page_cell(sum(len(chosen) for chosen in units.values()))
+    done: list[_Drawn] = []
     code = 0
     with progress_bar(job.quiet) as progress:
         try:
             for layer in layers:
-                found = layer_patches(store, model, layer, job.options, progress)
-                _sheets(job.out / slug(layer), model.name, found)
-                done.append(found)
+                done.append(_Drawn(layer))
+                _layer(job, store, model, units[layer], cell, done[-1], progress)
         except KeyboardInterrupt:
-            err.print("\n[yellow]interrupted[/]: finished layers are kept")
+            err.print("\n[yellow]interrupted[/]: what is finished is kept")
             code = 130
-    if not done:
-        return code
-    _data(job, done)
-    page = UnitPage(
-        title=f"{model.name}: what excites its units",
-        facts=tuple(store_facts(store)),
-        notes=(*(f"{one.layer}: {note}." for one in done for note in one.notes), OUTSIDE_NOTE),
-        cards=tuple(card_of(drawing) for one in done for drawing in one.units),
-        made=made_line(),
-    )
-    write_file(job.out / "index.html", build_unit_page(page).encode("utf-8", "replace"))
-    for one in done:
-        _say(one)
-    out.print(f"page:   {escape(str(job.out / 'index.html'))}")
+    done = [one for one in done if one.units]
+    if done:
+        _write(job, store, model.name, done)
     return code
 
 
-def _sheets(folder: Path, name: str, found: LayerPatches) -> None:
-    """Contact sheets of some units each; those of an earlier run with more units are not left behind."""
-    for old in folder.glob("sheet-*.png"):
+def _layer(
+    job: PatchJob, store: Store, model: Model, units: list[int], cell: int, drawn: _Drawn, progress: Progress
+) -> None:
+    """A sheet after the other; only their cards and data stay in memory."""
+    folder = job.out / slug(drawn.layer)
+    for old in folder.glob("sheet-*.png"):  # those of an earlier run with more units
         old.unlink()
-    starts = range(0, len(found.units), _UNITS_ON_SHEET)
+    starts = range(0, len(units), _UNITS_ON_SHEET)
     for number, start in enumerate(starts, start=1):
-        part = found.units[start : start + _UNITS_ON_SHEET]
-        title = f"{name}: {found.layer}" + (f" ({number} of {len(starts)})" if len(starts) > 1 else "")
-        notes = [f"{note[0].upper()}{note[1:]}." for note in found.notes]
-        if any(not p.inside.all() for d in part for p in d.unit.patches):
-            notes.append(OUTSIDE_NOTE)
-        if found.unverified:
-            title += " - UNVERIFIED"
-        sheet = tile_sheet(rows_of(part), title=title, notes=notes, cell=_cell(part))
-        write_file(folder / f"sheet-{number:02}.png", png_bytes(sheet, Title=title, Software=f"onnxvis {__version__}"))
+        progress(f"units of {drawn.layer}", start, len(units))
+        part = units[start : start + _UNITS_ON_SHEET]
+        found = layer_patches(store, model, drawn.layer, job.options, progress, part)
+        drawn.cards += [card_of(drawing, cell) for drawing in found.units]
+        drawn.units += [drawing.to_dict() for drawing in found.units]
+        # The measured agreement differs from sheet to sheet: each sheet has its own, the page that of the last.
+        drawn.notes = dict.fromkeys([*(n for n in drawn.notes if not n.startswith(_MEASURED)), *found.notes])
+        drawn.unverified |= found.unverified
+        title = f"{model.name}: {drawn.layer}" + (f" ({number} of {len(starts)})" if len(starts) > 1 else "")
+        _sheet(folder / f"sheet-{number:02}.png", title, found)
+    progress(f"units of {drawn.layer}", len(units), len(units))
 
 
-def _cell(part: list[UnitDrawing]) -> int:
-    """The size of a tile: where patches would be drawn at their own small size, twice that."""
-    side = max((max(p.pixels.shape[:2]) for d in part for p in d.unit.patches), default=0)
-    return 2 * side if 48 < side < 80 else _CELL
+def _sheet(path: Path, title: str, found: LayerPatches) -> None:
+    notes = [f"{note[0].upper()}{note[1:]}." for note in found.notes]
+    if any(not p.inside.all() for d in found.units for p in d.unit.patches):
+        notes.append(OUTSIDE_NOTE)
+    if found.unverified:
+        title += " - UNVERIFIED"
+    sheet = tile_sheet(rows_of(found.units), title=title, notes=notes, cell=_cell(found.units))
+    write_file(path, png_bytes(sheet, Title=title, Software=f"onnxvis {__version__}"))
 
 
-def _data(job: PatchJob, done: list[LayerPatches]) -> None:
+def _write(job: PatchJob, store: Store, name: str, done: list[_Drawn]) -> None:
     options = job.options
     data: dict[str, Any] = {
         "onnxvis": __version__,
@@ -105,20 +122,32 @@ def _data(job: PatchJob, done: list[LayerPatches]) -> None:
         "projection": options.projection,
         "mask_share": options.top if options.masks else None,
         "layers": [
-            {
-                "layer": one.layer,
-                "notes": one.notes,
-                "unverified": one.unverified,
-                "units": [drawing.to_dict() for drawing in one.units],
-            }
+            {"layer": one.layer, "notes": list(one.notes), "unverified": one.unverified, "units": one.units}
             for one in done
         ],
     }
     text = json.dumps(data, indent=1, ensure_ascii=False)
     write_file(job.out / "patches.json", text.encode("utf-8", "surrogatepass"))
+    page = UnitPage(
+        title=f"{name}: what excites its units" + (" - UNVERIFIED" if any(one.unverified for one in done) else ""),
+        facts=tuple(store_facts(store)),
+        notes=(*(f"{one.layer}: {note}." for one in done for note in one.notes), OUTSIDE_NOTE),
+        cards=tuple(card for one in done for card in one.cards),
+        made=made_line(),
+    )
+    write_file(job.out / "index.html", build_unit_page(page).encode("utf-8", "replace"))
+    for one in done:
+        _say(one)
+    out.print(f"page:   {escape(str(job.out / 'index.html'))}")
 
 
-def _say(found: LayerPatches) -> None:
+def _cell(part: list[UnitDrawing]) -> int:
+    """The size of a tile: where patches would be drawn at their own small size, twice that."""
+    side = max((max(p.pixels.shape[:2]) for d in part for p in d.unit.patches), default=0)
+    return 2 * side if 48 < side < 80 else _CELL
+
+
+def _say(found: _Drawn) -> None:
     out.print(f"[bold]{escape(visible(found.layer))}[/]: {len(found.units)} units")
     for note in found.notes:
         out.print(escape(visible(f"  {note}")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,13 +77,15 @@ class Prepared:
                 f"an array of shape {np.shape(array)} does not fit the model's input {_shown(input_shape)}: "
                 "give one input, with or without a leading axis of 1."
             )
-        if not np.isfinite(values.astype(np.float64)).all():
+        if not np.isfinite(values if values.dtype.kind in "fiu" else values.astype(np.float64)).all():
             raise PictureError("the array holds NaN or infinite values: replace them first.")
         notes = ["the array is used as it is: no preprocessing"]
         order = layout or input_layout(values.shape, (), notes)
         tensor = np.array(values, dtype=values.dtype if dtype is None else dtype, order="C")
-        picture = _picture_of(values, order)
-        return cls(tensor, Geometry.identity(picture.size), picture, (*notes, *picture.notes), order, None)
+        # Hashing and coloring take longer than a small network; a batch of arrays may never be drawn.
+        picture = _ArrayPicture(tensor, order) if tensor.dtype == values.dtype else _picture_of(values, order)
+        height, width = tensor.shape[2:] if order == "NCHW" else tensor.shape[1:3]
+        return cls(tensor, Geometry.identity((width, height)), picture, (*notes, *picture.notes), order, None)
 
     def display(self) -> NDArray[np.uint8]:
         """``(H, W, 3) uint8``: what the model sees, in viewable colors, on its own input grid."""
@@ -194,6 +197,28 @@ def _said(layout: str, declared: Sequence[int | None], notes: list[str]) -> str:
 
 def _picture_of(values: NDArray[Any], layout: str) -> Picture:
     """A picture for drawing from a ready tensor ``(1, ...)``: min-max over the whole array."""
+    return Picture(_pixels_of(values, layout), "<array>", None, array_sha256(values), (_scale_note(values),))
+
+
+class _ArrayPicture(Picture):
+    """The same, its pixels and its hash made when they are first asked for."""
+
+    def __init__(self, values: NDArray[Any], layout: str) -> None:
+        for name, value in (("name", "<array>"), ("path", None), ("notes", (_scale_note(values),))):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_made_of", (values, layout))
+
+    @functools.cached_property
+    def pixels(self) -> Pixels:
+        values, layout = self.__dict__["_made_of"]
+        return _pixels_of(values, layout)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        return array_sha256(self.__dict__["_made_of"][0])
+
+
+def _pixels_of(values: NDArray[Any], layout: str) -> NDArray[np.float32]:
     samples = values[0].astype(np.float32)
     samples = samples.transpose(1, 2, 0) if layout == "NCHW" else samples
     low, high = float(samples.min()), float(samples.max())
@@ -201,5 +226,9 @@ def _picture_of(values: NDArray[Any], layout: str) -> Picture:
     pixels = np.full_like(samples, 127.5) if span == 0 else (samples - low) * np.float32(255 / span)
     pixels = np.ascontiguousarray(pixels)
     pixels.setflags(write=False)
-    note = f"drawn with its smallest value {low:.6g} as black and its largest {high:.6g} as white"
-    return Picture(pixels, "<array>", None, array_sha256(values), (note,))
+    return pixels
+
+
+def _scale_note(values: NDArray[Any]) -> str:
+    low, high = (float(np.float32(end)) for end in (values.min(), values.max()))
+    return f"drawn with its smallest value {low:.6g} as black and its largest {high:.6g} as white"

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
+from support.graphs import Builder
 from support.hand_models import SIDE, linear_model, small_net, with_map
 
 import onnxvis
@@ -13,6 +15,8 @@ from onnxvis.audit.metrics import measure
 from onnxvis.audit.metrics.perturbation import auc, pixel_order, step_counts
 from onnxvis.audit.metrics.stability import disturbed
 from onnxvis.errors import UsageError
+from onnxvis.explaining import Settings, explain_prepared, request
+from onnxvis.preprocessing import Prepared
 
 PIXELS = SIDE * SIDE
 REGION = np.zeros((SIDE, SIDE), bool)
@@ -185,3 +189,36 @@ def test_settings_are_checked(options: dict[str, Any]) -> None:
     model = region_mean()
     with pytest.raises(UsageError):
         measure(model, [with_map(model, ones(), REGION)], **options)
+
+
+def test_channels_last_whole_numbers_give_what_their_float_twin_gives() -> None:
+    """A network that takes (N, H, W, C) bytes and the same network for (N, C, H, W) floats."""
+    rng = np.random.default_rng(0)
+    kernel, head = (rng.standard_normal(s).astype(np.float32) for s in ((6, 3, 3, 3), (4, 6)))
+
+    def net(nhwc: bool) -> onnxvis.Model:
+        build = Builder(("batch", SIDE, SIDE, 3) if nhwc else ("batch", 3, SIDE, SIDE))
+        x = build.name
+        if nhwc:
+            build.input.type.tensor_type.elem_type = TensorProto.UINT8
+            x = build.node("Transpose", build.node("Cast", x, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+        x = build.node("Mul", x, build.constant(np.float32(1 / 255)))
+        x = build.node("Relu", build.node("Conv", x, build.constant(kernel), pads=[1, 1, 1, 1]))
+        x = build.node("Flatten", build.node("GlobalAveragePool", x))
+        return onnxvis.load(build.model(build.node("Gemm", x, build.constant(head), transB=1)))
+
+    bytes_ = rng.integers(0, 255, (1, SIDE, SIDE, 3), np.uint8)
+    last, first = net(nhwc=True), net(nhwc=False)
+    prepared = Prepared.from_array(bytes_, last.image_input.shape, np.uint8, "NHWC")
+    plan = request(last, "occlusion", {"window": 2, "stride": 2})
+    one = explain_prepared(last, [prepared], [plan], [(1,)], Settings())[0][0][0]
+    twin: Any = onnxvis.explain(
+        first, bytes_.transpose(0, 3, 1, 2).astype(np.float32), "occlusion", 1, window=2, stride=2
+    )
+    np.testing.assert_allclose(one.heat(), twin.heat(), atol=1e-4)
+    names = ["deletion", "sensitivity-n", "infidelity"]  # a blur or a mean would be rounded to whole numbers
+    found, expected = (measure(m, [e], names, steps=9)[0] for m, e in ((last, one), (first, twin)))
+    for name in names:
+        assert found[name].value == pytest.approx(expected[name].value, abs=1e-3), name
+    rounded = measure(last, [one], ["insertion", "average-drop", "max-sensitivity"])[0]
+    assert all(m.value is not None for m in rounded.values()), rounded

@@ -121,7 +121,7 @@ def test_an_edited_manifest_does_not_pass(copy: Path) -> None:
     found = replay(copy / "out", sample=2)
     assert found.disagrees
     assert "than the report: scale" in differences(found, "preprocessing")[0]
-    assert "preprocessing, the settings or the libraries" in " ".join(differences(found, "answer")) or True
+    assert differences(found, "answer")
     edit_manifests(copy / "out", lambda m: m["map"].update(sha256="0" * 64))
     assert "audit.json" in " ".join(differences(replay(copy / "out", sample=1), "file"))
 
@@ -190,12 +190,13 @@ def test_every_method_of_explain_can_be_repeated(tmp_path: Path) -> None:
         "--gradients",
         "onnx",
         "-t",
-        "top2",
+        "top1",
         "-t",
         "class 1 - class 2",
         "-O",
         "window=16",
     ]
+    command += ["-O", "masks=40", "-O", "steps=8", "-O", "samples=4"]
     assert main([*command, "-o", str(tmp_path / "out")]) == 0
     found = replay(tmp_path / "out", labels=str(labels))
     bad = [(r.title, r.differences) for r in found.results if r.outcome not in (IDENTICAL, AGREES)]

@@ -11,7 +11,7 @@ from support.nets import CLASSES, SmallNet, noise
 import onnxvis
 from onnxvis.behaviour.gan.classifier import unit_ablation
 from onnxvis.cli.console import run
-from onnxvis.errors import LayerError, ModelError, UsageError
+from onnxvis.errors import LayerError, ModelError, PictureError, UsageError
 from onnxvis.graph.intervene import MASK, intervene
 
 NET = SmallNet(seed=4)
@@ -106,6 +106,18 @@ def test_stopped_early_it_returns_what_is_finished(model):
     assert found.notes[0] == "interrupted: 4 of 10 pictures are finished"
     with pytest.raises(KeyboardInterrupt):
         unit_ablation(model, prepared(model), batch_size=COUNT, progress=stop)
+
+
+def test_a_picture_that_cannot_be_read_costs_only_itself(model, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    pictures = prepared(model, 3)
+    found = unit_ablation(model, [pictures[0], str(broken), *pictures[1:]], truth=[0, 1, 2, 3])
+    assert found.rows.tolist() == [0, 2, 3]
+    assert found.classes.tolist() == [0, 2, 3]
+    assert found.notes[0].startswith("left out: ")
+    with pytest.raises(PictureError, match="no picture could be read"):
+        unit_ablation(model, [str(broken)])
 
 
 def test_refusals(model):

@@ -88,7 +88,8 @@ def test_strongest_units_come_first_and_share_one_scale() -> None:
         np.testing.assert_allclose(found.strength(rank), strength, rtol=1e-6)
         assert found.strongest(5, rank) == np.argsort(-strength.max(axis=0), kind="stable")[:5].tolist()
     scale = found.scale([3])
-    assert (scale.kind, scale.hi) == ("diverging", pytest.approx(float(np.abs(values[:, 3]).max())))
+    assert scale.kind == "diverging"
+    assert scale.hi == pytest.approx(float(np.abs(values[:, 3]).max()))
     assert activations(model, photo(16, 16), "r1").scale().lo == 0
     assert found.sheet(top=3).size[0] > found.sheet(top=1).size[0]
     with pytest.raises(UsageError, match="max or mean"):
@@ -109,7 +110,9 @@ def strided(kernel: int, stride: int, before: int, after: int, size: int) -> onn
     return model_of(nodes, {"x": (FLOAT, [1, 3, size, size])}, ["logits"], {"w": weight})
 
 
-@pytest.mark.parametrize(("kernel", "stride", "before", "after"), [(1, 1, 0, 0), (3, 2, 0, 0), (5, 3, 0, 0), (4, 4, 0, 0)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "before", "after"), [(1, 1, 0, 0), (3, 2, 0, 0), (5, 3, 0, 0), (4, 4, 0, 0)]
+)
 def test_a_map_stands_where_its_units_look(kernel: int, stride: int, before: int, after: int) -> None:
     """A mean filter reproduces a linear picture at its centers, so the placed map is the picture between them."""
     size = 32

@@ -23,13 +23,13 @@ def stored(model: onnx.ModelProto, name: str) -> np.ndarray:
     return next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == name)
 
 
-def one_convolution(weight: np.ndarray, op: str = "Conv", size: int = 8, **attributes: int) -> onnx.ModelProto:
-    groups, inputs = attributes.get("group", 1), weight.shape[1]
-    channels = weight.shape[0] if op == "ConvTranspose" else inputs * groups
+def one_convolution(weight: np.ndarray, op: str = "Conv", group: int = 1, size: int = 8) -> onnx.ModelProto:
+    inputs = weight.shape[1]
+    channels = weight.shape[0] if op == "ConvTranspose" else inputs * group
     spatial = [size] * (weight.ndim - 2)
     nodes = [
         helper.make_node("Mul", ["x", "one"], ["scaled"], "scale"),
-        helper.make_node(op, ["scaled", "w"], ["conv"], "conv", **attributes),
+        helper.make_node(op, ["scaled", "w"], ["conv"], "conv", group=group),
         helper.make_node("Relu", ["conv"], ["out"], "relu"),
         helper.make_node("GlobalAveragePool", ["out"], ["gap"], "gap"),
         helper.make_node("Flatten", ["gap"], ["logits"], "flatten"),

@@ -151,6 +151,15 @@ def test_a_damaged_rest_is_left_behind(generator, found, tmp_path):
     assert np.array_equal(again.iou, found.iou)
 
 
+def test_large_pictures_are_counted_at_some_of_their_pixels(generator, monkeypatch):
+    monkeypatch.setattr("onnxvis.behaviour.gan.dissect._LARGEST_SIDE", 8)
+    thinned = dissect(generator, built_in(["green"]), samples=60)
+    assert thinned.facts["counted"] == "one pixel of 2 each way"
+    masks = built_in(["green"])(generator.sample(range(30, 60)).pictures)
+    assert thinned.area[0] == pytest.approx(masks[:, :, 1::2, 1::2].mean())
+    assert thinned.ranked("green")[0].unit == 1
+
+
 def test_saved_and_read_again(found, tmp_path):
     found.save(tmp_path)
     again = Dissection.load(tmp_path)

@@ -105,6 +105,18 @@ def test_the_average_causal_effect_is_exact(plain):
         measure(plain, SEGMENTER, units, samples).ace("red")
 
 
+def test_activations_too_large_to_keep_are_computed_again(plain, monkeypatch):
+    kept = trunks(plain, SEGMENTER, range(20), 0)
+    monkeypatch.setattr("onnxvis.behaviour.gan.effects._KEPT_BYTES", 1000)
+    again = trunks(plain, SEGMENTER, range(20), 0)
+    assert [a is None for a in again.activations] == [True, True]
+    found, expected = (measure(plain, SEGMENTER, [1], t, np.ones(UNITS)) for t in (again, kept))
+    assert np.array_equal(found.on, expected.on)
+    assert np.array_equal(found.off, expected.off)
+    with pytest.raises(UsageError, match=r"marks red, green, blue, not 'gren'.*'green'"):
+        found.drop("gren")
+
+
 def test_every_unit_alone(plain):
     samples = trunks(plain, SEGMENTER, range(24), 0)
     found = unit_effects(plain, SEGMENTER, samples, np.full(UNITS, 1.2))

@@ -65,3 +65,14 @@ def test_the_same_call_gives_nearly_the_same_map(method: str) -> None:
     again = onnxvis.explain(model, images, method, 1, **options)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_allclose(a.attribution, b.attribution, atol=1e-5 * np.abs(a.attribution).max())
+
+
+@pytest.mark.parametrize("baseline", [0.0, "mean", "local-mean"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_covered_pictures_are_made_inside_the_graph(name: str, baseline: float | str) -> None:
+    model = onnxvis.load(zoo.export(name, "legacy", 17, 64, dynamic_batch=True), provider="cuda")
+    options = {"window": (24, 17), "stride": (12, 9), "baseline": baseline}
+    found = onnxvis.explain(model, zoo.image(64), "occlusion", 0, **options)
+    assert any("made inside the graph" in note for note in found.notes)
+    cpu = onnxvis.explain(onnxvis.load(model.file.path, provider="cpu"), zoo.image(64), "occlusion", 0, **options)
+    assert relative_error(found.attribution, cpu.attribution) < 1e-3

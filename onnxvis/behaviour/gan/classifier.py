@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxvis.errors import LayerError, ModelError, OnnxvisError, UsageError
+from onnxvis.errors import LayerError, ModelError, OnnxvisError, PictureError, UsageError
 from onnxvis.explaining import request
 from onnxvis.methods import LayerChoice
 from onnxvis.methods.layer_tail import reads_image
 from onnxvis.prediction import logits_of, same_shape
+from onnxvis.preprocessing import Prepared
 from onnxvis.progress import Progress, silent
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
-    from onnxvis.preprocessing import Prepared
 
 __all__ = ["ClassLoss", "UnitAblation", "unit_ablation"]
 
@@ -58,6 +58,7 @@ class UnitAblation:
     Attributes:
         layer: the tensor, with its reason and its number of units.
         units: ``(U,)`` their numbers.
+        rows: ``(N,)`` which of the given pictures these are.
         classes: ``(N,)`` the class of each picture: the truth, or what the whole network predicts.
         truth: "prediction" or "given".
         labels: name of every class that appears.
@@ -72,6 +73,7 @@ class UnitAblation:
 
     layer: LayerChoice
     units: np.ndarray
+    rows: np.ndarray
     classes: np.ndarray
     truth: str
     labels: dict[int, str]
@@ -164,7 +166,7 @@ class UnitAblation:
 
 def unit_ablation(
     model: Model,
-    pictures: Sequence[Prepared],
+    pictures: Sequence[Any],
     layer: str | None = None,
     units: Sequence[int] | None = None,
     truth: Sequence[int] | None = None,
@@ -174,11 +176,12 @@ def unit_ablation(
 ) -> UnitAblation:
     """Switch the units of a layer off one by one.
 
-    Stopped by Ctrl-C it returns what is finished, and says so in its notes.
+    Pictures are opened batch by batch. One that cannot be read is left out, and stopped by Ctrl-C it returns what is
+    finished; the notes say so.
 
     Args:
         model: a classifier.
-        pictures: prepared for it.
+        pictures: whatever ``model.prepare`` takes, or what it has prepared.
         layer: whose units; the last feature map, chosen by structure, if left out.
         units: which; all of them if left out. Given ones are also switched off together.
         truth: class of each picture; if left out, what the whole network predicts.
@@ -188,6 +191,7 @@ def unit_ablation(
     Raises:
         LayerError: there is no such layer in the file, or it has no units.
         ModelError: the model is no classifier.
+        PictureError: no picture could be read.
         UsageError: no pictures, a unit that does not exist, or not one class for each picture.
     """
     if not pictures:
@@ -198,10 +202,8 @@ def unit_ablation(
     found: dict[int, tuple[Any, ...]] = {}
     number, chosen = 0, np.zeros(0, np.int64)
     notes: list[str] = []
-    groups = list(_groups(pictures, batch_size))
     try:
-        for rows in groups:
-            x = np.concatenate([pictures[i].tensor for i in rows])
+        for rows, x in _groups(model, pictures, batch_size, notes):
             given = None if truth is None else np.asarray([truth[i] for i in rows])
             one = _Batch(model, choice, x, given)
             number, chosen = one.units, _chosen(units, one.units)
@@ -213,6 +215,8 @@ def unit_ablation(
         if not found:
             raise
         notes.append(f"interrupted: {len(found)} of {len(pictures)} pictures are finished")
+    if not found:
+        raise PictureError(f"no picture could be read: {notes[0]}")
     order = sorted(found)
     classes, base, right, drops, still, all_drop, all_still = (
         np.stack([np.asarray(found[i][k]) for i in order]) for k in range(7)
@@ -223,7 +227,7 @@ def unit_ablation(
     )
     notes.append("units are switched off one at a time: two that stand in for each other both look unimportant")
     return UnitAblation(
-        choice, chosen, classes, "prediction" if truth is None else "given",
+        choice, chosen, np.asarray(order), classes, "prediction" if truth is None else "given",
         {int(c): model.labels.name(int(c)) for c in np.unique(classes)}, base, right, drops, still,
         None if units is None else (all_drop, all_still), tuple(notes),
     )  # fmt: skip
@@ -245,10 +249,20 @@ def _layer(model: Model, layer: str | None) -> LayerChoice:
     return choice
 
 
-def _groups(pictures: Sequence[Prepared], batch_size: int) -> Iterator[list[int]]:
-    for group in same_shape([p.tensor for p in pictures]):
-        for start in range(0, len(group), batch_size):
-            yield group[start : start + batch_size]
+def _groups(
+    model: Model, pictures: Sequence[Any], batch_size: int, notes: list[str]
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Batches of pictures that can share one: their places, and the input."""
+    for start in range(0, len(pictures), batch_size):
+        ready: list[tuple[int, np.ndarray]] = []
+        for place in range(start, min(start + batch_size, len(pictures))):
+            given = pictures[place]
+            try:
+                ready.append((place, (given if isinstance(given, Prepared) else model.prepare(given)).tensor))
+            except PictureError as error:
+                notes.append(f"left out: {error}")
+        for group in same_shape([x for _, x in ready]):
+            yield [ready[i][0] for i in group], np.concatenate([ready[i][1] for i in group])
 
 
 def _chosen(units: Sequence[int] | None, count: int) -> np.ndarray:

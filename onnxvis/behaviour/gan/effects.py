@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxvis.behaviour.gan.concepts import Segmenter
 from onnxvis.behaviour.gan.interventions import WHOLE, Interventions, Region
-from onnxvis.errors import UsageError
+from onnxvis.errors import UsageError, did_you_mean
 from onnxvis.progress import Progress, silent
 
 __all__ = [
@@ -36,19 +36,23 @@ __all__ = [
 ]
 
 
+_KEPT_BYTES = 1 << 29
+
+
 @dataclass(frozen=True, eq=False)
 class Trunks:
-    """Activations of some samples, computed once for many interventions.
+    """Activations of some samples, computed once for many interventions where they fit into half a gigabyte.
 
     Attributes:
         feeds: per batch, what the generator was fed.
-        activations: per batch, ``(n, U, h, w)`` in the file's own type.
+        activations: per batch, ``(n, U, h, w)`` in the file's own type; None where they would be too large together,
+            and are computed again each time.
         base: ``(N, K)`` presence of each concept without an intervention.
         region: where presence is measured.
     """
 
     feeds: list[dict[str, np.ndarray]]
-    activations: list[np.ndarray]
+    activations: list[np.ndarray | None]
     base: np.ndarray
     region: Region
 
@@ -73,17 +77,25 @@ class Effects:
     off: np.ndarray
     on: np.ndarray | None = None
 
+    def place(self, concept: str) -> int:
+        """The column of a concept.
+
+        Raises:
+            UsageError: the segmenter has none of that name.
+        """
+        return _column(self.concepts, concept)
+
     def drop(self, concept: str) -> tuple[float, float]:
         """Mean loss of presence by ablation, and its standard error."""
-        return mean_and_error((self.base - self.off)[:, self.concepts.index(concept)])
+        return mean_and_error((self.base - self.off)[:, self.place(concept)])
 
     def gain(self, concept: str) -> tuple[float, float]:
         """Mean gain of presence by insertion, and its standard error."""
-        return mean_and_error((self._inserted() - self.base)[:, self.concepts.index(concept)])
+        return mean_and_error((self._inserted() - self.base)[:, self.place(concept)])
 
     def ace(self, concept: str) -> tuple[float, float]:
         """Average causal effect, and its standard error."""
-        return mean_and_error((self._inserted() - self.off)[:, self.concepts.index(concept)])
+        return mean_and_error((self._inserted() - self.off)[:, self.place(concept)])
 
     def _inserted(self) -> np.ndarray:
         if self.on is None:
@@ -126,8 +138,14 @@ class UnitEffects:
         """
         if by not in ("ace", "drop"):
             raise UsageError(f"units are ranked by 'ace' or 'drop', not {by!r}.")
-        values = (self.ace if by == "ace" else self.drop)[:, self.concepts.index(concept)]
+        values = (self.ace if by == "ace" else self.drop)[:, _column(self.concepts, concept)]
         return [int(u) for u in np.argsort(-values, kind="stable")]
+
+
+def _column(concepts: Sequence[str], name: str) -> int:
+    if name not in concepts:
+        raise UsageError(f"the segmenter marks {', '.join(concepts)}, not {name!r}.{did_you_mean(name, concepts)}")
+    return list(concepts).index(name)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -144,19 +162,21 @@ def trunks(
     Args:
         interventions: on a layer.
         segmenter: marks the concepts.
-        ids: the samples; their activations stay in memory.
+        ids: the samples.
         seed: of the samples.
         region: where presence is measured.
     """
     generator = interventions.generator
     step = max(generator.batch, 1)
-    feeds, activations, base = [], [], []
+    feeds: list[dict[str, np.ndarray]] = []
+    activations: list[np.ndarray | None] = []
+    base = []
     for start in range(0, len(ids), step):
         fed = generator.feeds(ids[start : start + step], seed)
         found = interventions.trunk(fed)
         raw = interventions.tail(found, fed, interventions.mask(()), interventions.values())
         feeds.append(fed)
-        activations.append(found)
+        activations.append(found if found.nbytes / len(found) * len(ids) <= _KEPT_BYTES else None)
         base.append(presence(segmenter(generator.to_pictures(raw)), region))
     return Trunks(feeds, activations, np.concatenate(base), region)
 
@@ -194,7 +214,8 @@ def _forced(
 ) -> np.ndarray:
     found = []
     for feeds, activation in zip(samples.feeds, samples.activations, strict=True):
-        raw = interventions.tail(activation, feeds, mask, value)
+        kept = interventions.trunk(feeds) if activation is None else activation
+        raw = interventions.tail(kept, feeds, mask, value)
         found.append(presence(segmenter(interventions.generator.to_pictures(raw)), samples.region))
     return np.concatenate(found)
 

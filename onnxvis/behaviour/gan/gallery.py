@@ -89,7 +89,9 @@ def effects_table(chosen: Effects, others: Effects | None, concepts: Sequence[st
         head += ["gain by insertion", *(["gain, random units"] if others else []), "ACE"]
     rows = []
     for name in concepts:
-        k = chosen.concepts.index(name)
+        k = chosen.place(name)
+        if name != concepts[0] and np.ptp(chosen.base[:, k]) == 0 and not _changed(chosen, k):
+            continue  # a place: it is what it is whatever the generator draws
         row = [name, f"{chosen.base[:, k].mean():.4f}", _pair(chosen.drop(name))]
         row += [_pair(others.drop(name))] if others else []
         if inserted:
@@ -97,6 +99,11 @@ def effects_table(chosen: Effects, others: Effects | None, concepts: Sequence[st
         rows.append(row)
     caption = f"Parts of the region's pixels, mean over {len(chosen.base)} samples with its standard error"
     return Table(head, rows, caption)
+
+
+def _changed(effects: Effects, k: int) -> bool:
+    states = [effects.off] if effects.on is None else [effects.off, effects.on]
+    return any(not np.array_equal(effects.base[:, k], state[:, k]) for state in states)
 
 
 def _pair(pair: tuple[float, float]) -> str:

@@ -28,6 +28,7 @@ LEVELS: tuple[float, ...] = (
 """Quantiles of a unit's activations that are tried as its threshold."""
 _KEPT = 1 << 16
 _BITS = 32
+_AT_ONCE = 1 << 22
 
 
 class QuantileEdges:
@@ -111,14 +112,17 @@ class JointCounts:
             ``(U, T)`` pixels above each threshold, and ``(U, T, K)`` those that are marked too.
         """
         units, levels = self.edges.shape
-        large = upsample_bilinear(maps.astype(np.float32), marks.shape[1:]).reshape(units, -1)
-        large[np.isnan(large)] = -np.inf
         kind, members = combinations(marks.reshape(len(marks), -1))
         count = np.empty((units, levels + 1, len(members)), np.int64)
-        for unit in range(units):
-            level = np.searchsorted(self.edges[unit], large[unit], side="left")
-            found = np.bincount(level * len(members) + kind, minlength=(levels + 1) * len(members))
-            count[unit] = found.reshape(levels + 1, len(members))
+        step = max(1, _AT_ONCE // max(marks[0].size, 1))
+        for start in range(0, units, step):
+            some = maps[start : start + step].astype(np.float32)
+            large = upsample_bilinear(some, (marks.shape[1], marks.shape[2])).reshape(len(some), -1)
+            large[np.isnan(large)] = -np.inf
+            for unit, values in enumerate(large, start):
+                level = np.searchsorted(self.edges[unit], values, side="left")
+                found = np.bincount(level * len(members) + kind, minlength=(levels + 1) * len(members))
+                count[unit] = found.reshape(levels + 1, len(members))
         # A value in bin b is above the thresholds 0 to b - 1.
         over = count[:, :0:-1].cumsum(axis=1)[:, ::-1]
         return over.sum(axis=2), over @ members.astype(np.int64)

@@ -21,7 +21,7 @@ __all__ = ["Figure", "Section", "Table", "build_gallery"]
 
 _LONGEST = 600
 _STYLE = """
-figure.wide { margin: 0 0 24px; }
+figure.wide { margin: 20px 0 24px; }
 figure.wide img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; }
 main h2 { margin-top: 40px; }
 td.number, th.number { width: auto; }

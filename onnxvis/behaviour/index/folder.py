@@ -7,6 +7,7 @@ if the rows are there. So after any interruption the committed shards are exactl
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import json
 import os
@@ -24,10 +25,10 @@ from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import OutputError, UsageError
 from onnxvis.explanation import write_atomic
 
-__all__ = ["StoreFolder", "locked"]
+__all__ = ["StoreFolder", "locked", "stored_bytes"]
 
 FOLD_EVERY = 16
-COMPACT_EVERY = 64
+COMPACT_EVERY = 16
 _LOCK = "lock"
 _COPIED = 1 << 22  # values in memory while small files are brought together
 _KEPT = "Finished shards are kept: make room, or the folder writable, and give the same command again."
@@ -78,6 +79,7 @@ class StoreFolder:
             self.fold()
         if self._since_compaction >= COMPACT_EVERY:
             self.compact()
+        _give_back_memory()
 
     def _append(self, answers: Sequence[Answer], shard: int) -> None:
         layers = len(self.spec.layers) if self.spec.keep_maps else 0
@@ -127,6 +129,14 @@ class StoreFolder:
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
         with _said(self.path / MANIFEST):
             write_atomic(self.path / MANIFEST, text.encode("utf-8", "surrogatepass"))
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps what many threads freed, and the pass would seem to grow."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def stored_bytes(path: Path) -> int:

@@ -101,8 +101,10 @@ class TrainingSettings:
     Attributes:
         area_weight: lambda of the loss: cross-entropy + lambda * area ** area_power, the area being the mean attention
             (section 3.2 of the paper).
-        area_power: 1 is the loss as the paper writes it; 2, which the authors' published runs use, presses on large
-            areas and lets small ones be, so that a large lambda does not switch the attention off.
+        area_power: exponent of the area. 1 is the plain area; 2, which most of the authors' published commands use,
+            presses on large areas and lets small ones be.
+        ramp: part of the training over which lambda grows from 0 to its value; 0 has it in full from the first step.
+            A head that is pressed before it has learned anything switches its attention off for good.
         epochs: most passes over the training part.
         batch_size: pictures for one step.
         learning_rate: of AdamW.
@@ -119,7 +121,8 @@ class TrainingSettings:
     """
 
     area_weight: float = 1.0
-    area_power: float = 2.0
+    area_power: float = 1.0
+    ramp: float = 0.3
     epochs: int = 20
     batch_size: int = 64
     learning_rate: float = 2e-3
@@ -136,6 +139,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         _number("lambda", self.area_weight, 0)
         _number("the exponent of the area", self.area_power, 0, open_end=True)
+        _number("the ramp of lambda", self.ramp, 0, 1)
         _number("the learning rate", self.learning_rate, 0, open_end=True)
         _number("the final part of the learning rate", self.final_rate, 0, 1)
         _number("the backbone's part of the learning rate", self.backbone_rate, 0, 1, open_end=True)

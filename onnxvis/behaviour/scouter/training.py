@@ -2,6 +2,8 @@
 
     loss = cross-entropy(softmax(xSlot_e), label) + lambda * area ** p       (Li et al., ICCV 2021, section 3.2)
 
+While lambda is still growing, epochs are compared by the loss with all of it.
+
 A checkpoint holds everything the rest of the run depends on: weights, optimizer, the generator that orders the
 pictures as it was at the start of the epoch, how many batches of it are done, and the best weights so far. On a CPU
 a run that goes on from one ends in the same bits as a run that was never interrupted.
@@ -210,7 +212,9 @@ class _Run:
         low = self.settings.final_rate
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * (low + (1 - low) * part)
-        loss, hits, area = self._loss(rows)
+        ramp = self.settings.ramp * self.settings.epochs * self.batches
+        weight = self.settings.area_weight * min(1.0, (done + 1) / max(1.0, ramp))
+        loss, hits, area = self._loss(rows, weight)
         if not math.isfinite(value := float(loss.detach())):
             raise ModelError(
                 f"the training loss is not finite in epoch {self.state.epoch + 1}. Lower the learning rate "
@@ -222,12 +226,12 @@ class _Run:
         self.optimizer.step()
         return value * len(rows), hits, area * len(rows), float(len(rows))
 
-    def _loss(self, rows: np.ndarray) -> tuple[Tensor, float, float]:
+    def _loss(self, rows: np.ndarray, weight: float) -> tuple[Tensor, float, float]:
         x = self.examples.fetch(rows).to(self.device)
         labels = torch.from_numpy(self.examples.labels[rows]).to(self.device)
         logits, _, area = self.module(x)
         loss = functional.cross_entropy(logits, labels)
-        loss = loss + self.settings.area_weight * area**self.settings.area_power
+        loss = loss + weight * area**self.settings.area_power
         return loss, float((logits.argmax(1) == labels).sum()), float(area.detach())
 
     def _held_back(self) -> tuple[float, float, float]:
@@ -239,7 +243,7 @@ class _Run:
         with torch.no_grad():
             for start in range(0, len(rows), size):
                 chunk = rows[start : start + size]
-                loss, hits, area = self._loss(chunk)
+                loss, hits, area = self._loss(chunk, self.settings.area_weight)
                 sums += (float(loss) * len(chunk), hits, area * len(chunk))
         loss_mean, accuracy, area_mean = (sums / len(rows)).tolist()
         return loss_mean, accuracy, area_mean
