@@ -20,7 +20,7 @@ from onnxvis.graph.head import Head, Logits, find_head, find_logits
 from onnxvis.graph.index import GraphIndex
 from onnxvis.graph.layers import Layer, layer_table, resolve_layer
 from onnxvis.graph.receptive import TensorField, receptive_fields
-from onnxvis.labels import Labels, load_labels
+from onnxvis.labels import Labels, LabelSource, load_labels
 from onnxvis.modelfile import ModelFile, read_model, with_weights
 from onnxvis.preprocessing import Prepared, Preprocessing, resolve
 from onnxvis.runtime.engine import Engine
@@ -336,6 +336,18 @@ class Model:
             "onnxruntime": onnxruntime_module().__version__,
         }
 
+    def options(self) -> dict[str, Any]:
+        """Arguments with which :func:`load` opens the same file in the same way: preprocessing, labels, provider ..."""
+        return {
+            "preprocessing": self.preprocessing,
+            "labels": self.labels,
+            "provider": self.provider.name,
+            "output": self._output,
+            "inputs": dict(self.engine.constants),
+            "size": self._size,
+            "gradients": self.engine.gradient_choice,
+        }
+
     def __repr__(self) -> str:
         return f"<onnxvis.Model {self.name!r} {self.image_input} -> {', '.join(map(str, self.outputs))}>"
 
@@ -344,7 +356,7 @@ def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
     preprocessing: str | os.PathLike[str] | Mapping[str, Any] | Preprocessing | None = None,
-    labels: str | os.PathLike[str] | Sequence[str] | Mapping[Any, str] | None = None,
+    labels: LabelSource = None,
     provider: str | None = None,
     output: str | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,

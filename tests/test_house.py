@@ -23,6 +23,7 @@ MAY_IMPORT = {
         *("localization", "prediction", "progress", "target"),
     },
     "behaviour": NOUNS | {"graph", "kernels", "runtime", "methods", "preprocessing", "render"},
+    "cluster": NOUNS | {"behaviour", "audit", "graph", "kernels", "runtime", "methods", "preprocessing", "render"},
     "audit": NOUNS | {"graph", "kernels", "runtime", "methods", "preprocessing", "render"},
     "preprocessing": {"errors", "kernels", "picture"},
     "render": {"errors", "kernels"},

@@ -258,7 +258,10 @@ def _input_shift(trial: _Trial, shifted: Model | str) -> SelfTest:
 def _shifted_model(model: Model) -> Model | str:
     """The network that takes a constant off its input first; or why there is none."""
     if model.engine.precision != "float32" or np.dtype(model.image_input.dtype).kind != "f":
-        return f"only float32 networks are shifted; this one computes in {model.engine.precision}"
+        kind, precision = model.image_input.dtype, model.engine.precision
+        return (
+            f"only networks of float inputs and float32 are shifted; this one takes {kind} and computes in {precision}"
+        )
     proto = shift_input(with_weights(model.file), model.image_input.name, _SHIFT)
     return rebuilt(model, read_model(proto))
 

@@ -119,6 +119,9 @@ def _notes(found: Filters, sort: str, scale: str, drawn: int, tops: list[float])
             f"Of each unit's {found.weights.shape[1]} input channels the {shown} with the largest kernels, strongest "
             "first; the number under a kernel is the input channel's."
         )
-    pairs = len(found.duplicates)
-    lines.append(f"{len(found.dead)} dead units, {pairs} pairs of near-duplicates (cosine beyond 0.99, either sign).")
+    dead, pairs = len(found.dead), len(found.duplicates)
+    lines.append(
+        f"{dead} dead unit{'s' * (dead != 1)}, {pairs} pair{'s' * (pairs != 1)} of near-duplicates (cosine beyond 0.99, "
+        "either sign)."
+    )
     return [*lines, *found.notes]

@@ -13,6 +13,7 @@
   ];
   const MOST_CLASSES = 60;
   const REST = "#9aa0a8";
+  const MANY = 3000;
 
   // --- classes and colors ------------------------------------------------------------------------
   const coded = (codes, names) => {
@@ -60,6 +61,57 @@
   };
   const stamp = (image, x, y) => pen.drawImage(image, Math.round(x * ratio - image.width / 2), Math.round(y * ratio - image.height / 2));
 
+  const softDots = (radius) => {
+    for (const i of order) {
+      if (!visible(i)) continue;
+      const x = sx(i), y = sy(i);
+      if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
+      pen.globalAlpha = lit(i) ? 0.9 : 0.12;
+      stamp(dot(mode.classes[mode.of[i]].color, radius), x, y);
+    }
+    pen.globalAlpha = 1;
+  };
+
+  // Many dots: written into the pixels themselves, ten times as fast without a GPU.
+  let pixels = null;
+  const inks = new Map();
+  const ink = (color, alpha) => {
+    const key = `${color} ${alpha}`;
+    if (!inks.has(key)) {
+      const brush = document.createElement("canvas").getContext("2d");
+      brush.fillStyle = color;
+      brush.fillRect(0, 0, 1, 1);
+      const rgba = brush.getImageData(0, 0, 1, 1).data;
+      rgba[3] = alpha;
+      inks.set(key, new Uint32Array(rgba.buffer)[0]);
+    }
+    return inks.get(key);
+  };
+  const hardDots = (radius) => {
+    const w = canvas.width, h = canvas.height, r = Math.max(1, radius * ratio), reach = Math.ceil(r);
+    if (pixels === null || pixels.width !== w || pixels.height !== h) pixels = pen.createImageData(w, h);
+    const out = new Uint32Array(pixels.data.buffer).fill(0);
+    const spans = [];
+    for (let dy = -reach; dy <= reach; dy++) {
+      if (dy * dy <= r * r) spans.push([dy, Math.floor(Math.sqrt(r * r - dy * dy))]);
+    }
+    for (const bright of [false, true]) {
+      if (!bright && matches === null) continue;
+      const colors = mode.classes.map((one) => ink(one.color, bright ? 255 : 34));
+      for (const i of order) {
+        if (!visible(i) || lit(i) !== bright) continue;
+        const x = Math.round(sx(i) * ratio), y = Math.round(sy(i) * ratio);
+        if (x < -reach || y < -reach || x >= w + reach || y >= h + reach) continue;
+        const color = colors[mode.of[i]];
+        for (const [dy, half] of spans) {
+          const row = y + dy;
+          if (row >= 0 && row < h) out.fill(color, row * w + Math.max(0, x - half), row * w + Math.min(w, x + half + 1));
+        }
+      }
+    }
+    pen.putImageData(pixels, 0, 0);
+  };
+
   const sprite = (brush, i, x, y, w, h) => {
     const s = data.side;
     brush.drawImage(sprites, (i % data.columns) * s, Math.floor(i / data.columns) * s, s, s, x, y, w, h);
@@ -90,13 +142,8 @@
     pen.clearRect(0, 0, canvas.width, canvas.height);
     const size = Number(by("size").value);
     const radius = by("pictures").checked ? Math.max(1.5, size / 2) : size;
-    for (const i of order) {
-      if (!visible(i)) continue;
-      const x = sx(i), y = sy(i);
-      if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
-      pen.globalAlpha = lit(i) ? 0.9 : 0.12;
-      stamp(dot(mode.classes[mode.of[i]].color, radius), x, y);
-    }
+    if (count > MANY) hardDots(radius);
+    else softDots(radius);
     placed = [];
     if (by("pictures").checked) {
       const tile = 10 + 6 * size;

@@ -11,7 +11,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table as Screen
 
-from onnxvis.behaviour.gan.dissect import dissect
+from onnxvis.behaviour.gan.dissecting import dissect
 from onnxvis.behaviour.gan.dissection import Dissection
 from onnxvis.behaviour.gan.drawing import GridRow, before_after, picture_grid
 from onnxvis.behaviour.gan.effects import Effects, averaged, measure, random_effects, trunks
@@ -20,7 +20,7 @@ from onnxvis.behaviour.gan.generator import Generator, open_generator
 from onnxvis.behaviour.gan.interventions import Interventions, Region, parse_region
 from onnxvis.behaviour.gan.pages import Figure, Section, Table
 from onnxvis.behaviour.gan.picking import Picked, pick_units
-from onnxvis.behaviour.gan.repair import artifact_units, repair
+from onnxvis.behaviour.gan.repairing import artifact_units, repair
 from onnxvis.behaviour.gan.segmenters import chosen_segmenter
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.options import parse_numbers, parse_pairs

@@ -64,7 +64,7 @@ def fit(
     ] = 0,
     normalize: Annotated[
         bool, typer.Option(help="Scale every slot's products to one sum.", rich_help_panel=_HEAD)
-    ] = True,
+    ] = False,
     layer: Annotated[
         str | None, typer.Option(help="Feature map to cut at; left out: by structure.", rich_help_panel=_HEAD)
     ] = None,
@@ -73,7 +73,10 @@ def fit(
     ] = 1.0,
     area_power: Annotated[
         float, typer.Option("--area-power", help="Exponent of the area.", rich_help_panel=_TRAINING)
-    ] = 2.0,
+    ] = 1.0,
+    ramp: Annotated[
+        float, typer.Option(help="Part of the training over which lambda grows from 0.", rich_help_panel=_TRAINING)
+    ] = 0.3,
     epochs: Annotated[int, typer.Option(help="Most passes over the pictures.", rich_help_panel=_TRAINING)] = 20,
     patience: Annotated[
         int, typer.Option(help="Epochs without a better loss before stopping.", rich_help_panel=_TRAINING)
@@ -135,6 +138,7 @@ def fit(
     training = TrainingSettings(
         area_weight=area_weight,
         area_power=area_power,
+        ramp=ramp,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,

@@ -108,7 +108,8 @@ def test_stopped_early_it_returns_what_is_finished(model):
         unit_ablation(model, prepared(model), batch_size=COUNT, progress=stop)
 
 
-def test_a_picture_that_cannot_be_read_costs_only_itself(model, tmp_path):
+def test_a_picture_that_cannot_be_read_costs_only_itself(tmp_path):
+    model = onnxvis.load(NET.model(), preprocessing="imagenet", size=32)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     pictures = prepared(model, 3)

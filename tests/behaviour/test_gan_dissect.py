@@ -9,7 +9,7 @@ from support.gan import SIDE, SQUARES, UNITS, squares_model
 
 import onnxvis
 from onnxvis.behaviour.gan.concepts import BUILT_IN, built_in, color_clusters
-from onnxvis.behaviour.gan.dissect import dissect
+from onnxvis.behaviour.gan.dissecting import dissect
 from onnxvis.behaviour.gan.dissection import Dissection
 from onnxvis.behaviour.gan.generator import open_generator
 from onnxvis.behaviour.gan.information import JointCounts, QuantileEdges
@@ -152,7 +152,7 @@ def test_a_damaged_rest_is_left_behind(generator, found, tmp_path):
 
 
 def test_large_pictures_are_counted_at_some_of_their_pixels(generator, monkeypatch):
-    monkeypatch.setattr("onnxvis.behaviour.gan.dissect._LARGEST_SIDE", 8)
+    monkeypatch.setattr("onnxvis.behaviour.gan.dissecting._LARGEST_SIDE", 8)
     thinned = dissect(generator, built_in(["green"]), samples=60)
     assert thinned.facts["counted"] == "one pixel of 2 each way"
     masks = built_in(["green"])(generator.sample(range(30, 60)).pictures)

@@ -10,12 +10,12 @@ from support.gan import SIDE, UNITS, PaintedSquares, squares_model
 
 from onnxvis.behaviour.gan import unit_sets
 from onnxvis.behaviour.gan.concepts import built_in
-from onnxvis.behaviour.gan.dissect import dissect
+from onnxvis.behaviour.gan.dissecting import dissect
 from onnxvis.behaviour.gan.effects import averaged, measure, random_effects, trunks, unit_effects
 from onnxvis.behaviour.gan.generator import open_generator
 from onnxvis.behaviour.gan.interventions import Interventions, Region, parse_region
 from onnxvis.behaviour.gan.picking import pick_units
-from onnxvis.behaviour.gan.repair import METADATA_KEY, artifact_units, repair
+from onnxvis.behaviour.gan.repairing import METADATA_KEY, artifact_units, repair
 from onnxvis.behaviour.gan.unit_sets import greedy_set, optimized_set
 from onnxvis.errors import UsageError
 from onnxvis.runtime.choose_gradients import gradient_backend

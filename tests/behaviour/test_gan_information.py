@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxvis.behaviour.gan.dissect import conditional_means
+from onnxvis.behaviour.gan.dissecting import conditional_means
 from onnxvis.behaviour.gan.information import (
     JointCounts,
     QuantileEdges,

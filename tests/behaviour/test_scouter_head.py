@@ -20,9 +20,10 @@ from onnxvis.errors import UsageError
 Array = np.ndarray[Any, Any]
 FORMS = {
     "as by default": HeadForm(HeadSettings(dim=16), 6, 5, 4, 3),
-    "negative, two slots": HeadForm(HeadSettings("negative", slots=2, dim=8), 6, 4, 4, 3),
+    "normalized": HeadForm(HeadSettings(dim=16, normalize=True), 6, 5, 4, 3),
+    "negative, two slots": HeadForm(HeadSettings("negative", slots=2, dim=8, normalize=True), 6, 4, 4, 3),
     "deep keys and queries": HeadForm(HeadSettings(dim=8, key_layers=3, query_layers=2, iterations=2), 5, 3, 6, 4),
-    "without normalization, one round": HeadForm(
+    "one round, three slots": HeadForm(
         HeadSettings(dim=12, normalize=False, iterations=1, slots=3), 6, 2, 3, 2
     ),
 }
@@ -160,7 +161,7 @@ def test_a_logit_is_the_sum_of_attention_times_features() -> None:
 
 
 def test_row_sums_of_zero_do_not_overflow() -> None:
-    form = HeadForm(HeadSettings(dim=8), 3, 2, 2, 2)
+    form = HeadForm(HeadSettings(dim=8, normalize=True), 3, 2, 2, 2)
     head = seeded(form)
     with torch.no_grad():
         head.slots.zero_()

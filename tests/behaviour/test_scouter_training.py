@@ -62,8 +62,11 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
+LEARNING = dataclasses.replace(SETTINGS, epochs=25, patience=25, area_weight=0.1, learning_rate=2e-2, save_seconds=99.0)
+
+
 def test_training_learns() -> None:
-    trained, _ = run(dataclasses.replace(SETTINGS, epochs=25, patience=25))
+    trained, _ = run(LEARNING)
     assert trained.history[-1].held_back_accuracy > 0.9
     assert trained.history[-1].loss < trained.history[0].loss / 2
 
@@ -126,7 +129,7 @@ def test_the_loss_is_cross_entropy_plus_lambda_times_area() -> None:
     with torch.no_grad():
         logits, _, area = head(torch.from_numpy(values))
     expected = nn.functional.cross_entropy(logits, torch.from_numpy(labels)) + 2.5 * area**2
-    settings = dataclasses.replace(SETTINGS, area_weight=2.5, epochs=1, batch_size=16, learning_rate=1e-12)
+    settings = dataclasses.replace(SETTINGS, area_weight=2.5, area_power=2.0, ramp=0.0, epochs=1, learning_rate=1e-12)
     trained = train(head, Examples(Fetch(values), labels, np.arange(16), np.arange(0)), settings)
     assert trained.history[0].loss == pytest.approx(float(expected), rel=1e-5)
     assert np.isnan(trained.history[0].held_back_loss)
@@ -134,10 +137,22 @@ def test_the_loss_is_cross_entropy_plus_lambda_times_area() -> None:
 
 def test_a_larger_lambda_gives_smaller_areas() -> None:
     areas = []
-    for weight in (0.0, 3.0, 30.0):
-        settings = dataclasses.replace(SETTINGS, epochs=12, patience=12, area_weight=weight)
+    for weight in (0.0, 1.0, 10.0):
+        settings = dataclasses.replace(LEARNING, epochs=10, area_weight=weight)
         areas.append(run(settings)[0].history[-1].held_back_area)
     assert areas[0] > areas[1] > areas[2]
+
+
+def test_lambda_grows_over_the_ramp() -> None:
+    values, labels = problem(64)
+    losses = []
+    for ramp in (0.0, 1.0):
+        torch.manual_seed(0)
+        settings = dataclasses.replace(SETTINGS, area_weight=4.0, ramp=ramp, epochs=1, learning_rate=1e-12)
+        trained = train(XSlotHead(FORM), Examples(Fetch(values), labels, np.arange(64), np.arange(0)), settings)
+        losses.append(trained.history[0])
+    means = np.mean([1.0 - k / 4 for k in (1, 2, 3, 4)])  # four batches of 16: lambda is 1/4, 1/2, 3/4, 1 of itself
+    assert losses[0].loss - losses[1].loss == pytest.approx(4.0 * losses[0].area * means, rel=2e-2)
 
 
 def test_a_diverging_run_is_an_error() -> None:
@@ -150,7 +165,7 @@ def test_a_diverging_run_is_an_error() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 def test_cuda_learns_too() -> None:
-    trained, _ = run(dataclasses.replace(SETTINGS, epochs=25, patience=25, device="cuda"))
+    trained, _ = run(dataclasses.replace(LEARNING, device="cuda"))
     assert trained.history[-1].held_back_accuracy > 0.9
 
 

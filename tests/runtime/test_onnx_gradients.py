@@ -206,12 +206,13 @@ def test_a_process_without_torch(tmp_path: Any) -> None:
 
 def test_a_network_with_a_fixed_batch_runs_rows_one_by_one() -> None:
     path = zoo.export("resnet18", "legacy", 17, 96)
-    x = [one[None] for one in zoo.image(96, batch=2, seed=5)]
+    # Pictures on which no ReLU stands so near its kink that rounding decides it: there both gradients are exact.
+    x = [one[None] for one in zoo.image(96, batch=2, seed=6)]
     ours = onnxvis.explain(onnxvis.load(path, gradients="onnx"), x, "saliency", 7, allow_unverified=True)
     theirs = onnxvis.explain(onnxvis.load(path, gradients="torch"), x, "saliency", 7, allow_unverified=True)
     for mine, other in zip(ours, theirs, strict=True):
         a, b = mine.attribution.astype(np.float64), other.attribution.astype(np.float64)
-        assert 1 - (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) < 1e-4
+        assert 1 - (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) < 1e-8
 
 
 def test_the_command_line_has_the_choice(tmp_path: Any) -> None:

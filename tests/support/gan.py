@@ -10,16 +10,16 @@ import functools
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 from support.fetch import packaged_file
-from support.zoo import cache_folder
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["SIDE", "SQUARES", "UNITS", "PaintedSquares", "export_faces", "faces_module", "squares_model"]
 
@@ -117,27 +117,21 @@ def squares_model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-class _Faces(nn.Module):
-    """z ``(N, 100, 1, 1)`` to ``(N, 3, 64, 64)`` in -1..1: five transposed convolutions, doubling from 4 x 4."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for into, out, stride in ((100, 512, 1), (512, 256, 2), (256, 128, 2), (128, 64, 2)):
-            layers += [nn.ConvTranspose2d(into, out, 4, stride, stride - 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-        self.main = nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh())
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        picture: torch.Tensor = self.main(z)
-        return picture
-
-
 @functools.cache
 def faces_module() -> nn.Module:
-    """The trained generator of faces in eval mode, parameters frozen."""
-    stored = torch.load(packaged_file(*_PACKAGE), map_location="cpu", weights_only=True)
-    module = _Faces()
-    module.load_state_dict(stored["netG_state_dict"])
+    """The trained generator of faces in eval mode, parameters frozen.
+
+    z ``(N, 100, 1, 1)`` to ``(N, 3, 64, 64)`` in -1..1: five transposed convolutions, doubling from 4 x 4.
+    """
+    import torch
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for into, out, stride in ((100, 512, 1), (512, 256, 2), (256, 128, 2), (128, 64, 2)):
+        layers += [nn.ConvTranspose2d(into, out, 4, stride, stride - 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+    module = nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh())
+    stored = torch.load(packaged_file(*_PACKAGE), map_location="cpu", weights_only=True)["netG_state_dict"]
+    module.load_state_dict({name.removeprefix("main."): values for name, values in stored.items()})
     return module.eval().requires_grad_(False)
 
 
@@ -148,6 +142,9 @@ def export_faces(exporter: Literal["legacy", "dynamo"] = "legacy", batch: int | 
         exporter: of torch.
         batch: fixed at this number; free where left out.
     """
+    import torch
+    from support.zoo import cache_folder
+
     path = cache_folder() / f"dcgan-faces-{exporter}-{batch or 'free'}.onnx"
     if path.exists():
         return path

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from onnxvis.behaviour.gan.classifier import UnitAblation, unit_ablation
 from onnxvis.behaviour.gan.concepts import ColorConcept, ColorSegmenter, Segmenter, built_in, color_clusters
-from onnxvis.behaviour.gan.dissect import dissect
+from onnxvis.behaviour.gan.dissecting import dissect
 from onnxvis.behaviour.gan.dissection import Dissection
 from onnxvis.behaviour.gan.effects import Effects, averaged, measure, random_effects, trunks, unit_effects
 from onnxvis.behaviour.gan.generator import Generator, open_generator
 from onnxvis.behaviour.gan.interventions import Interventions, Region
 from onnxvis.behaviour.gan.picking import pick_units
-from onnxvis.behaviour.gan.repair import Repaired, artifact_units, repair
+from onnxvis.behaviour.gan.repairing import Repaired, artifact_units, repair
 from onnxvis.behaviour.gan.segmenters import CallableSegmenter, OnnxSegmenter, chosen_segmenter
 from onnxvis.behaviour.gan.unit_sets import greedy_set, optimized_set
 

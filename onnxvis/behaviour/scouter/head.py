@@ -4,13 +4,14 @@ With F the feature map of the backbone, l its places, n slots (classes times slo
 
     F'   = relu(conv1x1(F)),  F~ = F' + position encoding          d x l
     D    = Q(W) K(F~) / sqrt(d)                                    n x l products of slots and places
-    D'_i = D_i / sum_j D_ij * sum_ij D_ij                          every slot's row gets the same sum
+    D'_i = D_i / sum_j D_ij * sum_ij D_ij                          where normalized: every row gets the same sum
     A    = sigmoid(D')                                             n x l attention, in (0, 1)
     U    = A F'^T / d                                              n x d attended features, never negative
     W    = GRU(U, W)                                               T times, from learned first slots
     xSlot_e = e * sum over a class's slots and the d channels of U(T)
 
-The row normalization, the two scalings by d and Q being the identity are those of the authors' published code.
+The row normalization (a setting), the two scalings by d and Q being the identity are those of the authors' published
+code.
 Since U is linear in A, a class's logit is exactly the sum over places of e * A * mean_d F': nothing else enters.
 """
 

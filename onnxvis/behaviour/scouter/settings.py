@@ -39,7 +39,9 @@ class HeadSettings:
         iterations: T, how often the slots are updated.
         key_layers: linear layers of K, with ReLU between them.
         query_layers: linear layers of Q; 0 takes the slots themselves as queries, as the authors' code does.
-        normalize: scale every slot's row of products to the same sum before the sigmoid, as the authors' code does.
+        normalize: scale every slot's row of products to the same sum before the sigmoid, as the authors' code does. Off
+            by default: the division by sums that pass through zero makes training jump (docs/behaviour/scouter.md has
+            figures).
     """
 
     explanation: str = "positive"
@@ -48,7 +50,7 @@ class HeadSettings:
     iterations: int = 3
     key_layers: int = 1
     query_layers: int = 0
-    normalize: bool = True
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         if self.explanation not in EXPLANATIONS:
