@@ -16,6 +16,7 @@ import textwrap
 import time
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,29 @@ def neutral() -> str:
             how = "the same bits" if max(found) == 0 else f"up to {max(found):.0e} of the largest value"
             rows.append([f"{exporter}: behind {operator}", str(len(found)), how])
     return table(("exporter, place", "layers", "edited graph, neutral mask"), rows)
+
+
+def cost(generator: Generator, interventions: Interventions) -> str:
+    """Processor time of the edited graph and of its tail, beside that of the file."""
+    feeds = generator.feeds(range(16), 0)
+    mask, value = interventions.mask([3]), interventions.values()
+    activation = interventions.trunk(feeds)
+    calls = {
+        "file": lambda: generator.run(generator.sessions, feeds, (generator.output,)),
+        "edited": lambda: interventions.raw(feeds, mask, value),
+        "tail": lambda: interventions.tail(activation, feeds, mask, value),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(25):
+        for name, call in calls.items():
+            began = time.process_time()
+            call()
+            times[name].append(time.process_time() - began)
+    file, edited, tail = (float(np.median(times[name][1:])) for name in calls)
+    return (
+        f"An intervention through the whole edited graph takes {edited / file:.2f} of the file's own time here, "
+        f"through the part behind the layer {tail / file:.2f}."
+    )
 
 
 def agreement(found: Dissection) -> str:
@@ -170,9 +194,10 @@ def save(name: str, image: Image.Image) -> None:
 def draw(
     generator: Generator, found: Dissection, interventions: Interventions, optimized: dict[str, tuple[int, ...]]
 ) -> None:
-    rows = [unit_rows(generator, found, name, 1, 6)[0] for name in ("bright", "green", "blue", "dark")]
-    for row, name in zip(rows, ("bright", "green", "blue", "dark"), strict=True):
-        object.__setattr__(row, "heading", f"{name}: {row.heading}")
+    rows = []
+    for name in ("bright", "green", "blue", "dark"):
+        row = unit_rows(generator, found, name, 1, 6)[0]
+        rows.append(replace(row, heading=f"{name}: {row.heading}"))
     notes = ["Each unit's strongest held-out samples, outlined where it is above its threshold."]
     save("gan-units.png", picture_grid(rows, "Units that agree with a color", notes))
     first = int(found.facts["samples"]["held_out"][1])
@@ -277,6 +302,7 @@ def main() -> None:
             "causes": causes(effects),
             "growth": growth(found, interventions, given.measured),
             "neutral": neutral(),
+            "cost": textwrap.fill(cost(generator, interventions), 120),
             "classifier": classifier(given.photos),
         }
     )

@@ -144,7 +144,7 @@ def clock(call: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def speed(scratch: Path, count: int, rounds: int) -> None:
+def speed(scratch: Path, count: int, rounds: int, chosen: str) -> None:
     import onnxruntime
 
     import onnxvis
@@ -154,6 +154,8 @@ def speed(scratch: Path, count: int, rounds: int) -> None:
     paths = photos(scratch, count)
     print(f"speed: {count} photos, batches of 8, medians of {rounds} alternating rounds; milliseconds a picture")
     for name, (path, preprocessing) in networks().items():
+        if chosen not in name:
+            continue
         model = onnxvis.load(path, preprocessing=preprocessing, provider="cpu")
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         batch = np.concatenate([model.prepare(p).tensor for p in paths[:8]])
@@ -272,14 +274,15 @@ def main() -> int:
         return child(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["speed", "memory", "kill"])
-    parser.add_argument("--count", type=int, default=400, help="photos of the speed part")
+    parser.add_argument("--count", type=int, default=640, help="photos of the speed part")
+    parser.add_argument("--network", default="", help="only networks with this in their name, in the speed part")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     fine = True
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         if "speed" in given.parts:
-            speed(scratch, given.count, given.rounds)
+            speed(scratch, given.count, given.rounds, given.network)
         if {"memory", "kill"} & set(given.parts):
             data = fashion(scratch)
             if data is not None:

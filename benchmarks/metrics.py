@@ -124,7 +124,7 @@ def drift(photos: Sequence[str]) -> None:
     a = onnxvis.load(lite0())
     with tempfile.TemporaryDirectory() as scratch:
         for name, (path, spec) in variants(Path(scratch), photos).items():
-            b = onnxvis.load(path, preprocessing=spec or a.preprocessing, labels=a.labels)  # type: ignore[arg-type]
+            b = onnxvis.load(path, preprocessing=spec or a.preprocessing, labels=a.labels)
             found = compare(a, b, photos, methods=("grad-cam", "saliency"))
             print(f"{name}: {verdict(found)}")
 

@@ -1,4 +1,4 @@
-"""SCOUTER on Fashion-MNIST and on drawn vessels: accuracy, area, precision, insertion and deletion; tables and pictures.
+"""SCOUTER on Fashion-MNIST and on drawn vessels: accuracy, area, insertion and deletion; tables and pictures.
 
 Run ``python benchmarks/scouter.py [--write] [--pictures] [--work FOLDER]``. ``--write`` puts the tables into
 docs/behaviour/scouter.md, ``--pictures`` draws its pictures (of the drawn vessels, whose parts are known).
@@ -8,8 +8,8 @@ A small convolutional network is trained on 20,000 of them and exported; it is t
 14 x 14 places. Heads are fitted on 6,000 pictures and measured on the first 2,000 of the test set. The comparison is a
 linear layer on the mean of the same frozen features, trained on the same pictures.
 
-*Vessels* are drawn: a body, with or without a handle on the right and a spout on the left, which makes four classes that
-differ in one part or two. So it is known what distinguishes them.
+*Vessels* are drawn: a body, with or without a handle on the right and a spout on the left: four classes that differ in
+one part or two. So it is known what distinguishes them.
 
 One thread on one core by default (``--threads``), because training and sessions would otherwise share cores unevenly.
 """
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 
@@ -66,7 +67,12 @@ def fashion_mnist() -> dict[str, np.ndarray]:
         subprocess.run(["apt-get", "download", "dataset-fashion-mnist"], cwd=folder, check=True, capture_output=True)
         subprocess.run(["dpkg", "-x", str(next(folder.glob("*.deb"))), str(folder)], check=True)
     found = {}
-    for key, pattern in {"x": "train-images*", "y": "train-labels*", "xt": "t10k-images*", "yt": "t10k-labels*"}.items():
+    for key, pattern in {
+        "x": "train-images*",
+        "y": "train-labels*",
+        "xt": "t10k-images*",
+        "yt": "t10k-labels*",
+    }.items():
         data = gzip.decompress(next(folder.rglob(pattern)).read_bytes())
         dims = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
         found[key] = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(dims)
@@ -75,7 +81,7 @@ def fashion_mnist() -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Vessels:
-    """Drawn vessels ``(N, 48, 48) uint8``, their classes, and where handle and spout are (empty where there is none)."""
+    """Drawn vessels ``(N, 48, 48) uint8``, their classes, and masks of handle and spout (empty where there is none)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -163,12 +169,15 @@ def linear_accuracy(model: Model, fitted: Samples, tested: Samples, work: Path) 
 # --- measuring ---------------------------------------------------------------------------------------
 
 
-def maps_of(model: Model, samples: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prepared pictures, logits ``(N, K)`` and attention ``(N, K, h, w)``."""
+def maps_of(model: Model, samples: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Prepared pictures, logits ``(N, K)``, attention and contributions ``(N, K, h, w)``, without their sign."""
     found = find_slot_attention(model)
     x = np.concatenate([model.prepare(picture).tensor for picture in samples.pictures])
-    tensors = model.engine.forward(x, (model.logits.tensor, found.attention), 64)
-    return x, tensors[model.logits.tensor], class_maps(found, tensors[found.attention])
+    values = str(found.values)
+    tensors = model.engine.forward(x, (model.logits.tensor, found.attention, values), 64)
+    maps = class_maps(found, tensors[found.attention])
+    features = tensors[values].mean(axis=1).reshape(len(x), 1, found.rows, found.columns)
+    return x, tensors[model.logits.tensor], maps, maps * features
 
 
 def share(maps: np.ndarray, masks: np.ndarray) -> float:
@@ -227,14 +236,24 @@ def fashion(work: Path, epochs: int) -> dict[str, str]:
         scouter = onnxvis.load(done.proto, provider="cpu")
         models.setdefault((explanation, weight), scouter)
         found = evaluate(scouter, tested, batch_size=64)
-        _, logits, maps = maps_of(scouter, tested)
+        _, logits, maps, contributions = maps_of(scouter, tested)
         shown = tested.labels if explanation == "positive" else logits.argmin(1)
-        figures = (found.area_all, found.area_label, found.area_least, share(maps[np.arange(TESTED), shown], masks))
+        on_object = (share(each[np.arange(TESTED), shown], masks) for each in (maps, contributions))
+        figures = (found.area_all, found.area_label, found.area_least, *on_object)
         name = f"{explanation}, {weight:g}{', normalized' if normalize else ''}"
         rows.append([name, f"{found.accuracy:.3f}", *(f"{v:.3f}" for v in figures)])
         say(" ".join(rows[-1]))
-    heads = ("explanation, lambda", "accuracy", "area, all classes", "area, label", "area, lowest logit", "on the object")
-    base = f"Linear head on the same features: accuracy {linear:.3f}. Part of the picture that is object: {masks.mean():.3f}."
+    heads = (
+        "explanation, lambda",
+        "accuracy",
+        "area, all classes",
+        "area, label",
+        "area, lowest logit",
+        "attention on the object",
+        "contribution on the object",
+    )
+    base = f"Linear head on the same features: accuracy {linear:.3f}. Part of the picture that is object: "
+    base += f"{masks.mean():.3f}."
     draw_fashion(models, tested, work)
     return {"lambda": f"{table(heads, rows)}\n\n{base}", "curves": curves(model, models["positive", 1.0], tested)}
 
@@ -242,15 +261,17 @@ def fashion(work: Path, epochs: int) -> dict[str, str]:
 def curves(model: Model, scouter: Model, tested: Samples) -> str:
     """Deletion and insertion of four maps, judged by both classifiers."""
     some = samples_of(tested.pictures[:MASKED], tested.labels[:MASKED], tested.classes, "some test pictures")
-    x, _, _ = maps_of(scouter, some)
+    x = maps_of(scouter, some)[0]
     heats = {}
     for name, method, judge in (
         ("SCOUTER attention", "scouter", scouter),
+        ("SCOUTER contribution", "scouter", scouter),
         ("Grad-CAM of the SCOUTER file", "grad-cam", scouter),
         ("Grad-CAM of the classifier", "grad-cam", model),
     ):
         layer = None if method == "scouter" or judge is model else str(model.head.cam_layer)
-        found = onnxvis.explain(judge, list(some.pictures), method, "top1", layer=layer, batch_size=64)
+        options = {"map": "contribution"} if name == "SCOUTER contribution" else {}
+        found = onnxvis.explain(judge, list(some.pictures), method, "top1", layer=layer, batch_size=64, **options)
         heats[name] = np.stack([one.attribution for one in found])
     heats["chance"] = np.random.default_rng(0).random(heats["SCOUTER attention"].shape)
     rows = []
@@ -266,12 +287,16 @@ def draw_fashion(models: dict[tuple[str, float], Model], tested: Samples, work: 
     """Sheets for looking at, kept in the work folder."""
     chosen = [int(np.flatnonzero(tested.labels == k)[0]) for k in range(10)]
     columns = [(m, t) for m in (("positive", 0.0), ("positive", 1.0), ("positive", 10.0)) for t in ("top1",)]
-    columns += [(("negative", 1.0), t) for t in ("top1", "top2", "least")]
+    columns += [(("negative", 1.0), t) for t in ("top1", "least")]
     sheet(models, [tested.pictures[i] for i in chosen], columns).save(work / "fashion.png")
 
 
-def sheet(models: dict[tuple[str, float], Model], pictures: Sequence[object],
-          columns: Sequence[tuple[tuple[str, float], str]]):  # noqa: ANN201 - a Pillow image  # fmt: skip
+def sheet(
+    models: dict[tuple[str, float], Model],
+    pictures: Sequence[object],
+    columns: Sequence[tuple[tuple[str, float], str]],
+) -> Image.Image:
+    """Maps of several files and targets beside each picture."""
     drawn = [[onnxvis.explain(models[m], picture, "scouter", t) for m, t in columns] for picture in pictures]
     scales = {
         sign: Scale.for_maps([e.attribution for row in drawn for e, (m, _) in zip(row, columns, strict=True)
@@ -302,7 +327,7 @@ def drawn_vessels(work: Path, epochs: int, pictures: bool) -> dict[str, str]:
         training = TrainingSettings(epochs=epochs, patience=epochs, device="cpu")
         done = fit(model, fitted, work, head=HeadSettings(explanation, dim=32), training=training, batch_size=64)
         models[explanation, 1.0] = onnxvis.load(done.proto, provider="cpu")
-        _, logits, maps = maps_of(models[explanation, 1.0], tested)
+        _, logits, maps, _ = maps_of(models[explanation, 1.0], tested)
         say(f"vessels, {explanation}: accuracy {(logits.argmax(1) == tested.labels).mean():.3f}, linear {linear:.3f}")
         rows += part_rows(explanation, test, maps, float((logits.argmax(1) == tested.labels).mean()))
     if pictures:
@@ -310,9 +335,16 @@ def drawn_vessels(work: Path, epochs: int, pictures: bool) -> dict[str, str]:
         columns = [(("positive", 1.0), "top1"), *((("negative", 1.0), name) for name in VESSELS)]
         image = sheet(models, chosen, columns)
         target = PAGE.parent.parent / "images" / "scouter.png"
-        image.convert("P", palette=1, colors=255).save(target, optimize=True)
+        image.save(target, optimize=True)
         say(f"drew {target}")
-    heads = ("explanation", "accuracy", "of which class, on which pictures", "attention on", "part of the attention", "of the picture")
+    heads = (
+        "explanation",
+        "accuracy",
+        "of which class, on which pictures",
+        "attention on",
+        "part of the attention",
+        "of the picture",
+    )
     return {"vessels": f"{table(heads, rows)}\n\nLinear head on the same features: accuracy {linear:.3f}."}
 
 

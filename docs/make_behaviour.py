@@ -27,7 +27,7 @@ FOLDER = ROOT / "images"
 LARGEST = 300_000
 SIDE = 176
 CLASSES = {
-    "SqueezeNet 1.1": ("goldfinch", "zebra", "pineapple", "monarch", "flamingo"),
+    "SqueezeNet 1.1": ("goldfinch", "pineapple", "flamingo", "monarch", "zebra"),
     "EfficientNet-Lite0": ("volcano", "zebra", "pineapple", "lemon", "monarch"),
 }
 UNITS = ("/Concat_1_output_0:{}", "/Concat_3_output_0:{}", "/Concat_5_output_0:{}")
@@ -38,12 +38,12 @@ def squeezenet() -> onnxvis.Model:
     sys.path.insert(0, str(ROOT.parent / "tests"))
     from support.squeezenet import PREPROCESSING, export
 
-    return onnxvis.load(export(), preprocessing=PREPROCESSING, labels=imagenet_labels())
+    return onnxvis.load(export(), preprocessing=PREPROCESSING, labels=imagenet_labels(), gradients="onnx")
 
 
 MODELS: Mapping[str, Callable[[], onnxvis.Model]] = {
     "SqueezeNet 1.1": squeezenet,
-    "EfficientNet-Lite0": lambda: onnxvis.load(lite0()),
+    "EfficientNet-Lite0": lambda: onnxvis.load(lite0(), gradients="onnx"),
 }
 
 
@@ -117,29 +117,29 @@ def _tile(picture: np.ndarray, caption: str) -> Tile:
 
 
 FIGURES: Mapping[str, Callable[[], Image.Image]] = {
-    "behaviour-first-layer": first_layer,
-    "behaviour-depthwise": depthwise,
-    "behaviour-maps": maps,
-    "behaviour-compared": compared,
-    "behaviour-unit": unit_overlay,
-    "behaviour-classes": classes,
-    "behaviour-stages": stages,
-    "behaviour-units": units,
+    "behaviour-first-layer.png": first_layer,
+    "behaviour-depthwise.png": depthwise,
+    "behaviour-maps.jpg": maps,
+    "behaviour-compared.png": compared,
+    "behaviour-unit.jpg": unit_overlay,
+    "behaviour-classes.jpg": classes,
+    "behaviour-stages.jpg": stages,
+    "behaviour-units.jpg": units,
 }
 
 
 def save(image: Image.Image, path: Path) -> int:
-    """Write a PNG, with a palette of 256 colors or smaller where it would be too large; its size in bytes."""
-    shown = image
-    while True:
+    """Write a PNG, or a JPEG of the highest quality that is small enough; its size in bytes."""
+    for quality in range(92, 40, -4):
         buffer = io.BytesIO()
-        shown.save(buffer, "PNG", optimize=True)
-        if buffer.tell() <= LARGEST:
-            path.write_bytes(buffer.getvalue())
-            return buffer.tell()
-        if shown.mode == "P":
-            image = image.resize((round(image.width * 0.9), round(image.height * 0.9)), Image.Resampling.LANCZOS)
-        shown = image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+        if path.suffix == ".png":
+            image.save(buffer, "PNG", optimize=True)
+        else:
+            image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        if path.suffix == ".png" or buffer.tell() <= LARGEST:
+            break
+    path.write_bytes(buffer.getvalue())
+    return buffer.tell()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no figure {unknown[0]!r}; the figures: {', '.join(FIGURES)}")
     FOLDER.mkdir(exist_ok=True)
     for name in wanted or FIGURES:
-        path = FOLDER / f"{name}.png"
+        path = FOLDER / name
         size = save(FIGURES[name](), path)
         sys.stdout.write(f"{path.relative_to(ROOT)}: {size / 1000:.0f} kB\n")
         sys.stdout.flush()

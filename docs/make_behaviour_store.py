@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "images"
 LARGEST = 300_000
 PHOTOS = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg", "astronaut": "astronaut.png"}
 LAYERS = ("hardtanh_4", "add_236", "auto")
-COLORS = {1: "dark", 2: "white", 3: "red", 4: "orange", 5: "green", 6: "blue"}
+COLORS = {1: "dark", 2: "white", 3: "red", 4: "orange", 5: "blue"}
 
 
 def write_crops(folder: Path) -> None:
@@ -52,7 +52,7 @@ def write_masks(photos: Path, folder: Path) -> None:
         labels[value < 50] = 1
         labels[(value > 215) & (saturation < 40)] = 2
         strong = (saturation > 90) & (value >= 60)
-        for number, low, high in ((3, -12, 9), (4, 9, 35), (5, 50, 115), (6, 130, 190)):
+        for number, low, high in ((3, -12, 9), (4, 9, 35), (5, 130, 190)):
             turned = np.where(hue > 240, hue - 256, hue)
             labels[strong & (turned >= low) & (turned < high)] = number
         target = folder / path.parent.name / path.name

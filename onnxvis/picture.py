@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.errors import PictureError
+from onnxvis.locations import is_location, location_name, read_location, redacted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,7 +94,7 @@ class Picture:
 
 
 def open_picture(source: PictureSource) -> Picture:
-    """Read a picture from a file, the bytes of a file, a Pillow image or an array.
+    """Read a picture from a file, a URL, the bytes of a file, a Pillow image or an array.
 
     Files may be anything Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP, ...). EXIF orientation is
     applied; transparency is composited on white; palettes are expanded; other color spaces become RGB.
@@ -108,6 +109,9 @@ def open_picture(source: PictureSource) -> Picture:
         return _from_array(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_bytes(bytes(source), "<bytes>", None)
+    if isinstance(source, str) and is_location(source):
+        data = read_location(source, MAX_FILE_BYTES)
+        return _from_bytes(data, location_name(source), redacted(source))
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         return _from_bytes(_read_file(path), path.name, os.fspath(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from onnxvis.errors import OnnxvisError, PictureError, UsageError
+from onnxvis.locations import is_container, is_location, list_location, read_location, redacted
 from onnxvis.picture_files import PICTURE_ENDINGS, picture_files
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from onnxvis.preprocessing import Prepared
 
 __all__ = ["ListedPicture", "Read", "list_pictures", "prepare_ahead", "read_ahead", "reader_count"]
+
+_LARGEST_LIST = 1 << 31
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -30,7 +34,7 @@ class ListedPicture:
     """One picture of a data set.
 
     Attributes:
-        path: absolute path of the file.
+        path: absolute path of the file, or a location (see :mod:`onnxvis.locations`).
         label: what it is said to show, or ``None`` where nobody said.
     """
 
@@ -61,7 +65,8 @@ def list_pictures(given: Sequence[str]) -> list[ListedPicture]:
     Args:
         given: pictures; folders, searched at any depth, where a picture in a sub-folder is labeled with the name of
             the folder it lies in; CSV files with the columns path and, if wanted, label (a first line that says so is
-            left out; paths are relative to the CSV file).
+            left out; paths are relative to the CSV file); zip and tar archives, Parquet files with a column of
+            pictures; any of them by URL.
 
     Raises:
         PictureError: a folder or CSV file without pictures, or one that cannot be read.
@@ -70,10 +75,11 @@ def list_pictures(given: Sequence[str]) -> list[ListedPicture]:
     found: dict[str, str | None] = {}
     for name in given:
         for path, label in _listed(name):
-            absolute = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links, and rename pictures
+            local = not is_location(path)
+            absolute = os.path.abspath(path) if local else path  # noqa: PTH100 - resolve() would follow links
             known = found.get(absolute)
             if known is not None and label is not None and known != label:
-                raise UsageError(f"{absolute} is labeled {known!r} and {label!r}; say one of them.")
+                raise UsageError(f"{redacted(absolute)} is labeled {known!r} and {label!r}; say one of them.")
             found[absolute] = known if label is None else label
     if not found:
         raise PictureError("no picture was given: name pictures, folders of pictures, or a CSV file of paths.")
@@ -81,31 +87,51 @@ def list_pictures(given: Sequence[str]) -> list[ListedPicture]:
 
 
 def _listed(name: str) -> list[tuple[str, str | None]]:
+    if name.lower().endswith(".csv"):
+        return _csv_rows(name)
+    if is_location(name) or is_container(name):
+        return list(list_location(name, PICTURE_ENDINGS))
     path = Path(name)
     if path.is_dir():
         return [(p, _folder_label(path, Path(p))) for p in picture_files([name])]
-    return _csv_rows(path) if path.suffix.lower() == ".csv" else [(name, None)]
+    return [(name, None)]
 
 
 def _folder_label(root: Path, picture: Path) -> str | None:
     return None if picture.parent == root else picture.parent.name
 
 
-def _csv_rows(path: Path) -> list[tuple[str, str | None]]:
+def _csv_rows(name: str) -> list[tuple[str, str | None]]:
+    shown = redacted(name)
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            rows = [row for row in csv.reader(stream) if row and row[0].strip()]
+        rows = [row for row in csv.reader(io.StringIO(_csv_text(name))) if row and row[0].strip()]
     except (OSError, csv.Error) as error:
-        raise PictureError(f"cannot read the list {path}: {getattr(error, 'strerror', None) or error}.") from error
-    if rows and Path(rows[0][0]).suffix.lower() not in PICTURE_ENDINGS:
+        raise PictureError(f"cannot read the list {shown}: {getattr(error, 'strerror', None) or error}.") from error
+    if rows and not is_location(rows[0][0]) and Path(rows[0][0]).suffix.lower() not in PICTURE_ENDINGS:
         rows = rows[1:]  # the names of the columns
     if not rows:
-        raise PictureError(f"{path} lists no picture: one line each, path,label.")
-    return [(str(path.parent / row[0].strip()), (row[1].strip() if len(row) > 1 else "") or None) for row in rows]
+        raise PictureError(f"{shown} lists no picture: one line each, path,label.")
+    labels = [(row[1].strip() if len(row) > 1 else "") or None for row in rows]
+    return [(_beside(name, row[0].strip()), label) for row, label in zip(rows, labels, strict=True)]
+
+
+def _csv_text(name: str) -> str:
+    data = read_location(name, _LARGEST_LIST) if is_location(name) else Path(name).read_bytes()
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _beside(name: str, path: str) -> str:
+    """A path of a list, which is relative to the list's own folder."""
+    if is_location(path):
+        return path
+    return f"{name.rsplit('/', 1)[0]}/{path}" if is_location(name) else str(Path(name).parent / path)
 
 
 def reader_count() -> int:
-    """Threads that read where nobody says: the CPUs this process may run on, at most 8."""
+    """Threads that read where nobody says: ``ONNXVIS_THREADS``, else the CPUs this process may run on, at most 8."""
+    said = os.environ.get("ONNXVIS_THREADS", "")
+    if said.isdigit() and int(said):
+        return min(8, int(said))
     affinity = getattr(os, "sched_getaffinity", None)
     return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
 

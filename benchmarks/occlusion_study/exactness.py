@@ -22,10 +22,11 @@ NETWORKS = (
 WHAT = {"lite0": "EfficientNet-Lite0, trained, a photo", "mobilenet_v3_small": "mobilenet_v3_small (SE)",
         "efficientnet_b0": "efficientnet_b0 (SE)"}  # fmt: skip
 GRIDS = ((8, 8), (16, 16), (32, 16), (64, 32))
-FEW = ((16, 16), (32, 32), (64, 32))
+FEW = ((32, 32), (64, 32))
 HEAVY = ("vgg16", "resnet50", "googlenet", "densenet121", "inception_v3")
 SMALL = (96, 128)
 SMALL_GRIDS = ((8, 4), (16, 8), (32, 16), (64, 32))
+SMALL_FEW = ((8, 8), (16, 16), (32, 16), (64, 32))
 FIXED = {"vgg16": "its dense layers fix the size"}
 
 
@@ -39,7 +40,7 @@ def rows(names: list[str]) -> Iterator[str]:
         size = 299 if name == "inception_v3" else 224
         yield _row(name, (size, size), FEW if name in HEAVY else GRIDS, free=False)
         if name not in FIXED:
-            yield _row(name, SMALL, SMALL_GRIDS, free=True)
+            yield _row(name, SMALL, SMALL_FEW if name in HEAVY else SMALL_GRIDS, free=True)
 
 
 def _row(name: str, size: tuple[int, int], grids: tuple[tuple[int, int], ...], free: bool) -> str:

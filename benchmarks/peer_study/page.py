@@ -93,9 +93,9 @@ REMARKS = """## Why some goals are missed
   the ratio of the forward passes times the work that is saved; the late layers see every window whole, and save
   nothing, which bounds the second factor for ResNets at this size of picture. A larger stride has fewer positions to
   spread the pass over the whole picture and the check of a few positions on. A row that takes about as many forward
-  passes as it has positions ran whole pictures: for a map that is forecast to take less than a second or so the planner
-  does not build the incremental engine, which pays from the second picture on. On SqueezeNet the incremental engine,
-  once built, took 0.46 to 0.51 s of processor time for 169 positions in trials beside this run.
+  passes as it has positions ran whole pictures: a map that would save less than a plan costs runs whole, until the maps
+  of that size together would have paid for one. [Occlusion](methods/occlusion.md#figures) has more networks and
+  sizes, with the plan kept.
 - **RISE** costs what its forward passes cost. DIANNA runs the same file in onnxruntime, so the engine is no advantage
   there; it opens the file anew in each call, interpolates each mask by a general resize, and makes all masked pictures
   before the first runs. Its search for the share of visible places (900 more passes by default) was switched off, and

@@ -8,6 +8,7 @@ and ends with an equal ``audit.json``, apart from times.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -245,7 +246,7 @@ def _settings(
         "model_sha256": model.sha256,
         "external_data": dict(model.file.external),
         "preprocessing": {k: v for k, v in spec.to_dict().items() if k != "source"} if spec else None,
-        "labels": len(model.labels),
+        "labels": hashlib.sha256("\n".join(model.labels.names).encode("utf-8", "surrogatepass")).hexdigest()[:16],
         "provider": model.provider.name,
         "gradients": model.engine.gradient_choice,
         "explained": model.logits.tensor,

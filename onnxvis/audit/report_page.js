@@ -98,7 +98,7 @@
   };
 
   const hatching = ([x0, y0, x1, y1], original) => {
-    const w = 300, h = (300 * original.height) / original.width || 300;
+    const w = 300, h = (300 * original.getAttribute("height")) / original.getAttribute("width");
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("class", "unseen");
     svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
@@ -415,10 +415,14 @@
   for (const card of cards) {
     const photo = card.querySelector(".original .photo");
     card.style.setProperty("--ratio", String(photo.getAttribute("width") / photo.getAttribute("height")));
-    watcher.observe(card);
+    if ("DecompressionStream" in window) watcher.observe(card);
   }
   for (const canvas of document.querySelectorAll(".strip")) strip(canvas, canvas.dataset.kind === "diverging", false);
   if (!controls) return;
+  if (!("DecompressionStream" in window)) {
+    $("old").hidden = false;
+    return;
+  }
   offerTargets();
   controls.hidden = false;
   controls.addEventListener("input", changed);

@@ -73,9 +73,15 @@ class ReportFolder:
                     shutil.rmtree(folder)
             self._state.mkdir(parents=True, exist_ok=True)
             (self.out / "maps").mkdir(exist_ok=True)
-            for partial in (self.out / "maps").rglob(".*.*"):  # what a killed run was writing
-                partial.unlink()
+            self._remove_partials()
             write_atomic(file, plain_json(stated))
+
+    def _remove_partials(self) -> None:
+        """What a killed run was writing: hidden files of the names that only this writes."""
+        partials = [*(self.out / "maps").rglob(".*.*"), *self._state.glob(".*.*")]
+        partials += [*self.out.glob(".index.*"), *self.out.glob(".audit.json.*")]
+        for partial in partials:
+            partial.unlink()
 
     # --- answers on all pictures -----------------------------------------------------------------
 

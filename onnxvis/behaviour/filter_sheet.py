@@ -121,7 +121,7 @@ def _notes(found: Filters, sort: str, scale: str, drawn: int, tops: list[float])
         )
     dead, pairs = len(found.dead), len(found.duplicates)
     lines.append(
-        f"{dead} dead unit{'s' * (dead != 1)}, {pairs} pair{'s' * (pairs != 1)} of near-duplicates (cosine beyond 0.99, "
-        "either sign)."
+        f"{dead} dead unit{'s' * (dead != 1)}, {pairs} pair{'s' * (pairs != 1)} of near-duplicates "
+        "(cosine beyond 0.99, either sign)."
     )
     return [*lines, *found.notes]

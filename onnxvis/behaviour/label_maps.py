@@ -21,6 +21,7 @@ VOID = 255
 """The number that marks pixels which count nowhere, where no name is given for it (as in Pascal VOC)."""
 
 _ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")
+_LARGEST_NUMBER = 1_000_000
 _NAMES = ("concepts.txt", "concepts.json")
 
 
@@ -107,6 +108,11 @@ class LabelMaps:
             raise PictureError(
                 f"the label map {path} is {values.shape[1]} x {values.shape[0]} and its picture {size[0]} x {size[1]}: "
                 "a label map needs a pixel for each pixel of its picture."
+            )
+        if int(values.max()) > _LARGEST_NUMBER:
+            raise PictureError(
+                f"the label map {path} holds the number {int(values.max())}, more than the {_LARGEST_NUMBER} that are "
+                "read: concepts are numbered from 0."
             )
         table = np.full(max(int(values.max()), VOID, *self.numbers) + 1, len(self.names), np.int64)
         table[VOID] = UNLABELED

@@ -442,6 +442,8 @@
     view.scale *= whole() / before;
     later();
   };
+  by("size").value = count > 6000 ? "2" : count > 1500 ? "3" : "4";
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", later);
   new ResizeObserver(resize).observe(plot);
   resize();
   reset();

@@ -175,13 +175,13 @@ class Pictures:
         if id in self._held:
             self._held.move_to_end(id)
             return self._held[id]
-        # The picture may have any number of pixels: only the input stays in memory.
-        found = self._held[id] = dataclasses.replace(self._read(id), picture=None)
+        found = self._held[id] = self.read(id)
         while len(self._held) > 1 and sum(p.tensor.nbytes for p in self._held.values()) > self._keep:
             self._held.popitem(last=False)
         return found
 
-    def _read(self, id: int) -> Prepared:
+    def read(self, id: int) -> Prepared:
+        """As :meth:`prepared`, but read anew and not held: for threads, and for passes over all pictures."""
         row = self.row(id)
         try:
             prepared = self._prepare(row.path)
@@ -196,4 +196,5 @@ class Pictures:
                 f"picture {id}, {row.path}, is not the one that was indexed (SHA-256 {now[:12]}..., then "
                 f"{row.sha256[:12]}...): what the store says of it is about another picture. Index it again."
             )
-        return prepared
+        # The picture may have any number of pixels: only the input stays in memory.
+        return dataclasses.replace(prepared, picture=None)

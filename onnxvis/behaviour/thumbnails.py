@@ -1,8 +1,8 @@
 """Small copies of all pictures of a store, on disk: for distances in pixels, sprites and image grids.
 
 Each is the model's input picture (resized and cropped as the preprocessing says) reduced to a square by averaging.
-They are made one picture at a time into a memory-mapped file, so a store of any size needs no more memory than one
-picture; an interrupted pass goes on where it stopped.
+They go into a memory-mapped file, a few pictures read ahead, so a store of any size needs no more memory than those; an
+interrupted pass goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.behaviour.stored import Pictures
-from onnxvis.errors import OutputError, PictureError
+from onnxvis.errors import OutputError
 from onnxvis.progress import Progress, silent
+from onnxvis.reading import read_ahead
 
 __all__ = ["Thumbnails", "make_thumbnails", "thumbnail_of"]
 
@@ -80,18 +81,13 @@ def make_thumbnails(
     key = hashlib.sha256(json.dumps([side, *(pictures.row(i).sha256 for i in ids)]).encode()).hexdigest()[:16]
     shape = (len(ids), side, side, 3)
     pixels, state = _files(folder, f"thumbnails-{side}-{key}", shape)
+    todo = [place for place in range(len(ids)) if state[place] == _TODO]
     first = ""
-    for place, id in enumerate(ids):
-        if state[place] != _TODO:
-            continue
-        progress("thumbnails", place, len(ids))
-        try:
-            pixels[place] = thumbnail_of(pictures.prepared(id).display(), side)
-            done = _GOOD
-        except PictureError as error:
-            first = first or str(error)
-            pixels[place], done = 128, _BAD
-        state[place] = done
+    for read in read_ahead(todo, lambda place: thumbnail_of(pictures.read(ids[place]).display(), side)):
+        progress("thumbnails", read.item, len(ids))
+        pixels[read.item] = 128 if read.value is None else read.value
+        state[read.item] = _BAD if read.value is None else _GOOD
+        first = first or read.error
     progress("thumbnails", len(ids), len(ids))
     pixels.flush()
     state.flush()

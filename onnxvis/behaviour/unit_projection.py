@@ -104,6 +104,7 @@ class UnitProjector:
 
         Raises:
             ParityError: the converted model does not agree with what the deployed graph answered.
+            UsageError: a picture was prepared at another size than the model's usual one.
         """
         results: list[NDArray[np.float32]] = []
         for start in range(0, len(patches), self.batch_size):
@@ -114,6 +115,13 @@ class UnitProjector:
     def _batch(self, unit: int, patches: Sequence[Patch], prepared: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         engine, name = self.model.engine, self.model.image_input.name
         shape = self.model.shapes[self.layer]
+        usual = self.model.one_image_shape()
+        for patch, one in zip(patches, prepared, strict=True):
+            if one.tensor.shape != usual:
+                raise UsageError(
+                    f"{patch.name} makes an input of {one.tensor.shape}, and projections are made at the model's usual "
+                    f"{usual}: index with one size (--size), or leave projections out (--projection none)."
+                )
         x = np.concatenate([p.tensor for p in prepared])
         cotangent = np.zeros((len(x), *shape[1:]))
         places = [self._axes.index(unit, p.row, p.col, len(shape)) for p in patches]

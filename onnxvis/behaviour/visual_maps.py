@@ -21,6 +21,7 @@ __all__ = ["activation_sheet"]
 _SIDE = 100
 _COLUMNS = 11
 _ALONE, _TOGETHER = 65, 10
+_PICTURES = 24
 
 
 def activation_sheet(
@@ -29,7 +30,7 @@ def activation_sheet(
     """Draw feature maps, strongest units first, their numbers and strengths under them.
 
     One picture makes tiles after the picture itself; several make one row each, with the same units as columns. All
-    maps share one scale, which the color bar shows.
+    maps share one scale, which the color bar shows. Of many pictures the first 24 are drawn.
 
     Args:
         found: the activations.
@@ -43,7 +44,7 @@ def activation_sheet(
     scale = found.scale(chosen)
     strength = found.strength(rank)
     rows = []
-    for k, name in enumerate(found.names):
+    for k, name in enumerate(found.names[:_PICTURES]):
         tiles = [Tile(_thumbnail(found, k), "picture" if several else name)]
         tiles += [_map(found.values[k][u], scale, f"{u}: {format_value(float(strength[k, u]))}") for u in chosen]
         rows.append(TileRow(tiles, name if several else ""))
@@ -62,10 +63,13 @@ def _notes(found: Activations, drawn: int, rank: str, asked: bool, scale: Scale)
     how = {"max": "largest absolute value", "mean": "mean absolute value"}[rank]
     over = "on any of the pictures" if len(found.values) > 1 else "on the picture"
     which = "as asked for" if asked else f"the largest first ({over})"
+    hidden = len(found.names) - _PICTURES
+    left_out = f"{hidden} more pictures are not drawn; their maps are saved." if hidden > 0 else ""
     sign = "signed, zero-centered" if scale.kind == "diverging" else "from 0"
     return [
         f"{drawn} of {found.units} units, {which}; under each map its unit and its {how}.",
         f"All maps are on one scale, {sign}." + (f" Scale: {scale.note}." if scale.note else ""),
+        *([left_out] if left_out else []),
         f"Layer {found.reason}",
         *found.notes,
     ]

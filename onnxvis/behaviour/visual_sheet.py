@@ -35,7 +35,7 @@ def _notes(found: Visualization) -> list[str]:
         f"{c.label} {c.logit:+.2f}" + (f" ({c.probability:.1%})" if c.probability is not None else "") for c in top
     ]
     return [
-        f"The score is {found.reason}." if found.kind != "class" else "The score is the class logit, onnxruntime's.",
+        f"The score is {found.reason}." if found.kind != "class" else "The score is that of the logits.",
         f"The deployed file answers: {'; '.join(answers)}.",
         f"Mid gray scores {format_value(found.start_score, signed=True)}. Recipe {found.recipe.name}: "
         f"{found.recipe.summary()}; seed {found.seed}.",

@@ -56,12 +56,12 @@ def run_ablate(job: AblateJob) -> int:
             model, files, job.layer, units, truth, batch_size=job.batch_size, progress=progress
         )  # fmt: skip
     data = {**found.to_dict(), "model": model.describe(), "files": [files[row] for row in found.rows]}
+    page = None if job.out is None else _page(job, found, data)  # before anything is printed: a pipe may close
     if job.json:
         out.print(json.dumps(data, ensure_ascii=False), markup=False)
     else:
         _say(found, job.top)
-    if job.out is not None:
-        page = _page(job, found, data)
+    if page is not None:
         (err if job.json else out).print(f"page:   {escape(str(page))}")
     stopped = any(note.startswith("interrupted") for note in found.notes)
     for note in found.notes:

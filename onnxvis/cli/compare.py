@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from onnxvis._version import __version__
 from onnxvis.audit.drift import Comparison, PictureDrift, compare
 from onnxvis.audit.drift_page import build_drift_page, draw_worst, verdict
 from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.cli.partial import Partial
 from onnxvis.errors import OutputError, UsageError
 from onnxvis.explanation import write_atomic
 from onnxvis.methods.checkpoint import fingerprint
@@ -77,7 +79,7 @@ def open_second(
     return load(
         path,
         preprocessing=second.preprocessing or first.preprocessing,
-        labels=second.labels if len(second.labels) else first.labels,  # type: ignore[arg-type]
+        labels=second.labels if len(second.labels) else first.labels,
         provider=provider,
         output=output,
         size=None if size is None else parse_size(size),
@@ -89,15 +91,15 @@ def run_compare(job: CompareJob) -> int:
     """Compare, write, and say what was found: 0, 2 a picture failed, 3 a limit was broken, 130 interrupted."""
     images = picture_files(job.images)
     _own_folder(job.out)
-    store = _Store(job)
-    known = store.read()
+    store = _partial(job)
+    known = _known(store)
     if known:
         err.print(f"{len(known)} pictures were finished before")
     fresh: list[PictureDrift] = list(known.values())
 
     def keep(row: PictureDrift) -> None:
         fresh.append(row)
-        store.add(row)
+        store.add(row.sha256, asdict(row))
 
     interrupted = False
     drawn = []
@@ -194,43 +196,21 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-class _Store:
-    """Finished pictures of an interrupted run, one line each; only those of the very same question count."""
+def _partial(job: CompareJob) -> Partial:
+    sides = [
+        (m.sha256, m.preprocessing.to_dict() if m.preprocessing else None, m.provider.name, m.logits.tensor)
+        for m in (job.a, job.b)
+    ]
+    key = fingerprint([__version__, job.methods, job.seed, job.ignore_labels, *sides])
+    return Partial(job.out / "compare.partial.jsonl", key)
 
-    def __init__(self, job: CompareJob) -> None:
-        sides = [
-            (m.sha256, m.preprocessing.to_dict() if m.preprocessing else None, m.provider.name, m.logits.tensor)
-            for m in (job.a, job.b)
-        ]
-        self._key = fingerprint([__version__, job.methods, job.seed, job.ignore_labels, *sides])
-        self._path = job.out / "compare.partial.jsonl"
 
-    def read(self) -> dict[str, PictureDrift]:
-        try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return {}
-        found = {}
-        for line in lines:
-            try:
-                data = json.loads(line)
-                row = PictureDrift.from_dict(data["picture"]) if data["key"] == self._key else None
-            except (ValueError, KeyError, TypeError):  # the last line of a killed run may be cut
-                continue
-            if row is not None and row.sha256:
-                found[row.sha256] = row
-        return found
-
-    def add(self, row: PictureDrift) -> None:
-        line = json.dumps({"key": self._key, "picture": asdict(row)}, ensure_ascii=True)
-        try:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {self._path}: {error.strerror or error}.") from error
-
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+def _known(store: Partial) -> dict[str, PictureDrift]:
+    found = {}
+    for name, piece in store.read().items():
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # a line of something else
+            found[name] = PictureDrift.from_dict(piece)
+    return found
 
 
 def _own_folder(folder: Path) -> None:

@@ -151,7 +151,9 @@ def _write(job: DissectJob, store: Store, name: str, done: Sequence[tuple[Dissec
     results = [found.result for found, _ in done]
     write_file(job.out / "units.csv", csv_lines(results).encode("utf-8", "surrogateescape"))
     data = {"onnxvis": __version__, "store": str(job.store), "layers": list(plain([found for found, _ in done]))}
-    write_file(job.out / "dissection.json", json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "replace"))
+    write_file(
+        job.out / "dissection.json", json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    )
     facts = [*store_facts(store), *((f.result.layer, _sentence(f.result, f.pictures)) for f, _ in done)]
     page = UnitPage(
         title=f"{name}: concepts its units detect",

@@ -12,19 +12,25 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from onnxvis._version import __version__
 from onnxvis.audit.metrics import Measured, Summary, get_metric, measure, metric_names, summarize
 from onnxvis.audit.metrics.base import Settings as MetricSettings
 from onnxvis.audit.metrics.similarity import agreement
 from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.cli.partial import Partial
 from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, UsageError
 from onnxvis.explaining import Request, Settings, explain_prepared, request
 from onnxvis.explanation import Explanation, write_atomic
 from onnxvis.methods import method_names
+from onnxvis.methods.checkpoint import fingerprint
 from onnxvis.model import Model
 from onnxvis.picture_files import picture_files
+from onnxvis.preprocessing import Prepared
 from onnxvis.progress import Progress
 
 __all__ = ["EvaluateJob", "read_masks", "run_evaluate"]
+
+_WIDTH = 24  # of a column: a mean with its interval
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,10 @@ class EvaluateJob:
 
 @dataclass
 class _Run:
-    """What is finished."""
+    """What is finished, here and in an interrupted run."""
 
+    partial: Partial
+    known: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     values: dict[tuple[str, str], list[float | None]] = field(default_factory=dict)
     agreements: list[np.ndarray] = field(default_factory=list)
@@ -57,13 +65,19 @@ class _Run:
 
 
 def run_evaluate(job: EvaluateJob) -> int:
-    """Measure, print the table, write the figures. 0, 2 when a picture failed, 130 when interrupted."""
+    """Measure, print the table, write the figures: 0, 2 when a picture failed, 130 when interrupted.
+
+    With a file for the figures, an interrupted run is continued by the same command.
+    """
     images = picture_files(job.images)
     masks = read_masks(job.masks)
     MetricSettings(job.batch_size, job.seed, job.steps, score=job.score, baseline=job.baseline)  # refused before work
     metrics = _metrics(job, bool(masks))
     requests, notes = _requests(job)
-    run = _Run()
+    run = _Run(partial=_partial(job, requests, metrics))
+    run.known = run.partial.read()
+    if run.known:
+        err.print(f"{len(run.known)} pictures were finished before")
     code = 0
     with progress_bar(job.quiet) as progress:
         try:
@@ -86,6 +100,8 @@ def run_evaluate(job: EvaluateJob) -> int:
         err.print(f"[red]failed:[/] {escape(visible(f'{image}: {reason}'))}")
     if job.out is not None:
         _write(job.out, _json(job, names, metrics, run, notes))
+        if not code:
+            run.partial.remove()
         out.print(f"figures: {escape(str(job.out))}")
     return code or (2 if run.failures else 0)
 
@@ -156,20 +172,46 @@ def _picture(
     progress: Progress,
 ) -> None:
     prepared = job.model.prepare(image)
+    name = prepared.picture.sha256 if prepared.picture else ""
+    where = masks.get(Path(image).name, masks.get(image))
+    mark = f"{name} {fingerprint([where])[:12]}"
+    if mark not in run.known:
+        run.known[mark] = _measured(job, prepared, requests, metrics, where, progress)
+        run.partial.add(mark, run.known[mark])
+    rows, table = run.known[mark]
+    run.rows += rows
+    run.agreements.append(np.array(table, np.float64))
+    for row in rows:
+        for metric, result in row["metrics"].items():
+            run.values.setdefault((row["method"], metric), []).append(result["value"])
+
+
+def _measured(
+    job: EvaluateJob,
+    prepared: Prepared,
+    requests: Sequence[Request],
+    metrics: Sequence[str],
+    where: np.ndarray | None,
+    progress: Progress,
+) -> list[Any]:
+    """Rows of all methods on one picture, and how well they agree; plain data."""
     settings = Settings(job.batch_size, seed=job.seed, allow_unverified=True, progress=progress)
     found = explain_prepared(job.model, [prepared], requests, [(job.target,)], settings)[0]
     explanations: list[Explanation] = [per_target[0] for per_target in found]
-    where = masks.get(Path(image).name, masks.get(image))
     measured = measure(
         job.model, explanations, metrics,
         masks=None if where is None else [where] * len(explanations),
         batch_size=job.batch_size, seed=job.seed, steps=job.steps, score=job.score, baseline=job.baseline,
     )  # fmt: skip
-    run.agreements.append(agreement(explanations))
-    for explanation, results in zip(explanations, measured, strict=True):
-        run.rows.append(_row(explanation, results))
-        for name, result in results.items():
-            run.values.setdefault((explanation.method, name), []).append(result.value)
+    table = [[None if np.isnan(v) else float(v) for v in row] for row in agreement(explanations)]
+    return [[_row(e, results) for e, results in zip(explanations, measured, strict=True)], table]
+
+
+def _partial(job: EvaluateJob, requests: Sequence[Request], metrics: Sequence[str]) -> Partial:
+    model, spec = job.model, job.model.preprocessing
+    asked = [job.target, job.score, job.baseline, job.steps, job.seed, *metrics, *(r.method.name for r in requests)]
+    key = fingerprint([__version__, model.sha256, spec and spec.to_dict(), model.provider.name, *asked])
+    return Partial(None if job.out is None else job.out.with_name(f"{job.out.name}.partial.jsonl"), key)
 
 
 def _row(explanation: Explanation, results: dict[str, Measured]) -> dict[str, Any]:
@@ -207,6 +249,7 @@ def _agreement(run: _Run) -> np.ndarray:
 def _show(names: Sequence[str], metrics: Sequence[str], run: _Run) -> None:
     summaries = _summaries(names, metrics, run)
     pictures = len(run.agreements)
+    width = max(out.width, _WIDTH * (len(names) + 1))
     table = Table(box=None, padding=(0, 2, 0, 0), title=f"means over {pictures} pictures, 95 % intervals")
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
@@ -214,14 +257,14 @@ def _show(names: Sequence[str], metrics: Sequence[str], run: _Run) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for metric in metrics:
         table.add_row(metric, get_metric(metric).better, *[_text(summaries[name][metric]) for name in names])
-    out.print(table)
+    out.print(table, width=width)
     if len(names) > 1:
         table = Table(box=None, padding=(0, 2, 0, 0), title="agreement of methods: mean rank correlation of their maps")
         for name in ("", *names):
             table.add_column(name, justify="right", no_wrap=True)
         for name, row in zip(names, _agreement(run), strict=True):
             table.add_row(name, *["–" if np.isnan(v) else f"{v:+.2f}" for v in row])
-        out.print(table)
+        out.print(table, width=width)
 
 
 def _text(summary: Summary) -> str:

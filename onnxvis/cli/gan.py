@@ -171,7 +171,7 @@ def _layer_words(facts: Any) -> str:
 def _sample_words(facts: Any) -> str:
     first, second = facts["samples"]["thresholds"], facts["samples"]["held_out"]
     held_out = f"{second[0]} to {second[1] - 1} are held out"
-    return f"{first[0]} to {first[1] - 1} choose thresholds, {held_out}; seed {facts['seed']}"
+    return f"{first[0]} to {first[1] - 1} choose thresholds, {held_out}; seed {facts['seed']}; {facts['counted']}"
 
 
 def _say_ranking(found: Dissection) -> None:
@@ -271,7 +271,7 @@ def _values(found: Dissection | None, wish: Wish, units: int) -> np.ndarray:
     assert found is not None
     if wish.concept is None:
         raise UsageError("say with --concept whose conditional means are inserted, or give --value.")
-    return np.asarray(np.nan_to_num(found.conditional_mean[:, found.concept(wish.concept)]))
+    return found.values(wish.concept)
 
 
 def _intervention_page(

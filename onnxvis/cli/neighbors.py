@@ -216,7 +216,7 @@ def _duplicates(room: _Room) -> None:
         f"to a nearest neighbor) and pictures that differ by less than {DUPLICATE_PIXELS:g} of 255 at "
         f"{_SIDE} x {_SIDE} pixels."
     ]
-    out.print(f"[bold]duplicates[/]: {len(groups)} groups")
+    out.print(f"[bold]duplicates[/]: {len(groups)} group{'' if len(groups) == 1 else 's'}")
     rows: list[TileRow] = []
     plain = []
     for group in groups:
@@ -269,4 +269,4 @@ def _write_sheet(room: _Room, name: str, rows: Sequence[TileRow], notes: Sequenc
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
-    write_file(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    write_file(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))

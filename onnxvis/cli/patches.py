@@ -127,7 +127,7 @@ def _write(job: PatchJob, store: Store, name: str, done: list[_Drawn]) -> None:
         ],
     }
     text = json.dumps(data, indent=1, ensure_ascii=False)
-    write_file(job.out / "patches.json", text.encode("utf-8", "surrogatepass"))
+    write_file(job.out / "patches.json", text.encode("utf-8", "backslashreplace"))
     page = UnitPage(
         title=f"{name}: what excites its units" + (" - UNVERIFIED" if any(one.unverified for one in done) else ""),
         facts=tuple(store_facts(store)),

@@ -49,7 +49,7 @@ def run_project(job: ProjectJob) -> int:
     store = open_store(job.store)
     ids, vectors = store.embeddings()
     if not job.quiet:
-        out.print(f"{len(ids)} embeddings of {store.embedding_layer}, {vectors.shape[1]} numbers each")
+        out.print(f"{len(ids):,} embeddings of {store.embedding_layer}, {vectors.shape[1]} numbers each")
     found = lay_out(vectors, job.method, job.perplexity, job.seed)
     model = model_of(store, job.model)
     rows = {row.id: row for row in store.pictures()}
@@ -58,7 +58,7 @@ def run_project(job: ProjectJob) -> int:
         thumbnails = store_thumbnails(store, pictures_of(store, model), ids, sprite_side(len(ids)), job.out, progress)
     shape = grid_shape(len(ids))
     places, how = grid_places(found.points * (1, -1), shape)
-    title = f"{model.name}: {_TITLES[job.method]} of {len(ids)} pictures"
+    title = f"{model.name}: {_TITLES[job.method]} of {len(ids):,} pictures"
     grid = draw_grid(thumbnails, places, shape)
     write_file(job.out / "grid.png", png_bytes(grid, Title=title, Software=f"onnxvis {__version__}"))
     said = [*found.notes, f"grid.png: {how}", *([thumbnails.problems] if thumbnails.problems else [])]
@@ -127,4 +127,4 @@ def _json(job: ProjectJob, found: Projection, notes: Sequence[str]) -> bytes:
         "trustworthiness_neighbors": found.trust_k,
         "notes": list(notes),
     }
-    return json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")

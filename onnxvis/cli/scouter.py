@@ -11,7 +11,7 @@ from rich.table import Table
 from onnxvis.behaviour.scouter.data import read_samples
 from onnxvis.behaviour.scouter.settings import HeadSettings, TrainingSettings
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.errors import OutputError, UsageError
+from onnxvis.errors import OutputError, UsageError, require
 from onnxvis.explanation import write_atomic
 from onnxvis.model import Model
 
@@ -35,8 +35,10 @@ def run_fit(
     source = model.file.path
     if source is not None and target.exists() and target.resolve() == source.resolve():
         raise UsageError(f"{target} is the model itself; choose another file with --out.")
-    samples = read_samples(data)
+    require("torch", "torch", "training a SCOUTER head")
     from onnxvis.behaviour.scouter.fitting import fit
+
+    samples = read_samples(data)
 
     with progress_bar(quiet) as progress:
         fitted = fit(
@@ -60,14 +62,13 @@ def run_fit(
     _say("kept", f"the weights of epoch {best + 1} ({ended}, {fitted.trained.resumed} found in a checkpoint)")
     for note in fitted.notes:
         _say("", note)
-    _say("work", f"{work} holds the features; the next fit on the same pictures reads them")
+    kept = "the prepared pictures" if train_backbone else "the backbone's features"
+    _say("work", f"{work} keeps {kept} and the training's checkpoint; the next fit on the same pictures reads them")
     _say("outputs", "logits (N, K) and attention (N, K, rows, columns)")
     return _problems(fitted.problems)
 
 
-def run_evaluate(
-    model: Model, data: Path, boxes: Path | None, json: Path | None, batch_size: int, quiet: bool
-) -> int:
+def run_evaluate(model: Model, data: Path, boxes: Path | None, json: Path | None, batch_size: int, quiet: bool) -> int:
     """Measure and print; 0, or 2 when pictures had to be left out."""
     from onnxvis.behaviour.scouter.evaluation import evaluate, read_boxes
 

@@ -15,7 +15,7 @@ _HEAD, _TRAINING = "Head", "Training"
 _app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Train a classifier that shows why a class and why not (SCOUTER, Li et al., ICCV 2021), on any ONNX classifier.",
+    help="Train a classifier that shows why a class and why not (SCOUTER, ICCV 2021), on any ONNX classifier.",
 )
 
 Data = Annotated[
@@ -81,7 +81,9 @@ def fit(
     patience: Annotated[
         int, typer.Option(help="Epochs without a better loss before stopping.", rich_help_panel=_TRAINING)
     ] = 5,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Of AdamW.", rich_help_panel=_TRAINING)] = 2e-3,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", help="Of AdamW.", rich_help_panel=_TRAINING)
+    ] = 2e-3,
     weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of AdamW.", rich_help_panel=_TRAINING)] = 1e-4,
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=_TRAINING)] = 5.0,
     validation: Annotated[

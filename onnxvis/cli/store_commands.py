@@ -52,13 +52,13 @@ def patches(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    r"""Show what excites units most over a data set: patches cut by what the unit sees, and what in them it is.
+    """Show what excites units most over a data set: patches cut by what the unit sees, and what in them it is.
 
     \b
     onnxvis patches STORE --layer conv5 --units "top 40" --masks -o out
 
     Writes OUT/index.html (all units, to be searched), contact sheets for each layer, and OUT/patches.json.
-    """
+    """  # noqa: D301 - the backslashes keep lines of --help apart
     from onnxvis.behaviour.patch_pass import PatchOptions
     from onnxvis.cli.patches import PatchJob, run_patches
 
@@ -85,14 +85,14 @@ def neighbors(
     model: ModelFile = None,
     quiet: Quiet = False,
 ) -> None:
-    r"""Show the pictures that the network takes for most alike, beside those that are alike in pixels.
+    """Show the pictures that the network takes for most alike, beside those that are alike in pixels.
 
     \b
     onnxvis neighbors STORE cat.jpg --k 8 -o out
     onnxvis neighbors STORE --duplicates --outliers 20 -o out
 
     A picture that is in the store is looked up; for any other the model is run on it. Writes a contact sheet and JSON.
-    """
+    """  # noqa: D301 - the backslashes keep lines of --help apart
     from onnxvis.cli.neighbors import NeighborJob, run_neighbors
 
     job = NeighborJob(store, out, image, k, metric, duplicates, outliers, pixels, model, quiet)
@@ -110,14 +110,14 @@ def project(
     model: ModelFile = None,
     quiet: Quiet = False,
 ) -> None:
-    r"""Lay all pictures of a store out in the plane by likeness: an interactive page and a grid of pictures.
+    """Lay all pictures of a store out in the plane by likeness: an interactive page and a grid of pictures.
 
     \b
     onnxvis project STORE -o out
     onnxvis project STORE --method pca -o out
 
     Writes OUT/index.html (zoom, search, classes; no network), OUT/grid.png, OUT/points.csv and OUT/projection.json.
-    """
+    """  # noqa: D301 - the backslashes keep lines of --help apart
     from onnxvis.cli.project import ProjectJob, run_project
 
     raise typer.Exit(run_project(ProjectJob(store, out, method, perplexity, seed, model, quiet)))
@@ -142,14 +142,14 @@ def dissect(
     model: ModelFile = None,
     quiet: Quiet = False,
 ) -> None:
-    r"""Find the concepts that units detect (Network Dissection): IoU of their masks with label maps.
+    """Find the concepts that units detect (Network Dissection): IoU of their masks with label maps.
 
     \b
     onnxvis dissect STORE masks/ -o out
 
     MASKS holds one label map for each picture (a PNG of whole numbers, named as the picture) and concepts.txt, one
     name a line. Writes OUT/index.html, OUT/units.csv (all pairs, ranked) and OUT/dissection.json.
-    """
+    """  # noqa: D301 - the backslashes keep lines of --help apart
     from onnxvis.cli.dissect import DissectJob, run_dissect
 
     job = DissectJob(store, masks, out, tuple(layer or ()), top, iou, per_concept, per_unit, model, quiet)

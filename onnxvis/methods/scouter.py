@@ -94,7 +94,9 @@ def _by_metadata(model: Model, text: str) -> SlotAttention:
         attention, values = str(record["attention"]), str(record["values"])
         classes, rows, columns = (int(form[name]) for name in ("classes", "height", "width"))
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the metadata {METADATA_KEY} of {model.name!r} are damaged ({error!r}). Fit it anew.") from None
+        raise ModelError(
+            f"the metadata {METADATA_KEY} of {model.name!r} are damaged ({error!r}). Fit it anew."
+        ) from None
     made = {name for node in model.file.proto.graph.node for name in node.output}
     missing = [name for name in (attention, values) if name not in made]
     if missing:
@@ -119,13 +121,13 @@ def _by_structure(model: Model) -> SlotAttention:
             if grid is not None:
                 shape = index.shapes[tensor]
                 reason = (
-                    f"recognized by structure: the Sigmoid {tensor!r} of shape {shape} has {shape[1] // classes} row(s) "
-                    f"for each of the {classes} classes, and the logits come from its product with features"
+                    f"recognized by structure: the Sigmoid {tensor!r} of shape {shape} has {shape[1] // classes} "
+                    f"row(s) for each of the {classes} classes, and the logits come from its product with features"
                 )
                 return SlotAttention(tensor, classes, *grid, 0, None, reason)
     raise ModelError(
-        f"{model.name!r} carries no slot attention (no metadata {METADATA_KEY}, and no sigmoid attention with a row for "
-        "each class before the logits). `onnxvis scouter fit` trains such a head on it."
+        f"{model.name!r} carries no slot attention (no metadata {METADATA_KEY}, and no sigmoid attention with a row "
+        "for each class before the logits). `onnxvis scouter fit` trains such a head on it."
     )
 
 
@@ -144,12 +146,12 @@ def _grid(index: GraphIndex, tensor: str, classes: int, before: set[str]) -> tup
         return None
     if len(shape) == 4:
         return shape[2], shape[3]
-    for node in reversed(index.nodes):  # the feature map whose places were counted through
-        maps = [index.shapes.get(name, ()) for name in node.output if name in before and name != tensor]
-        for other in maps:
-            for rows, columns in ((2, 3), (1, 2)):
-                if len(other) == 4 and other[rows] * other[columns] == shape[2] and other[rows] > 1 < other[columns]:
-                    return other[rows], other[columns]
+    made = [name for node in index.nodes for name in node.output]
+    for name in (*reversed(made), *index.inputs):  # the feature map whose places were counted through
+        other = index.shapes.get(name, ()) if name in before and name != tensor else ()
+        for rows, columns in ((2, 3), (1, 2)):
+            if len(other) == 4 and other[rows] * other[columns] == shape[2] and other[rows] > 1 < other[columns]:
+                return other[rows], other[columns]
     side = math.isqrt(shape[2])
     return (side, side) if side * side == shape[2] else None
 
@@ -236,6 +238,6 @@ METHOD = Method(
     attribute=attribute,
     options=ScouterOptions,
     suits=_suits,
-    caution="It explains the classifier with the slot head, not the one whose backbone it shares; a place has seen more "
-    "of the picture than the square it is drawn on.",
+    caution="It explains the classifier with the slot head, not the one whose backbone it shares; a place has seen "
+    "more of the picture than the square it is drawn on.",
 )

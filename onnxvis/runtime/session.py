@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ def open_session(
     options.log_severity_level = 4  # errors reach the user once, as an exception
     # Worker threads that wait actively go on for tens of milliseconds after a run, on the cores torch then needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    threads = os.environ.get("ONNXVIS_THREADS", "")
+    if threads.isdigit():
+        options.intra_op_num_threads = int(threads)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if data_folder is not None:

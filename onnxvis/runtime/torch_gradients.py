@@ -15,6 +15,8 @@ from onnxvis.runtime.gradients import Gradients, rule_notes
 if TYPE_CHECKING:
     import torch
 
+    from onnxvis.converters import TorchGraph
+
 __all__ = ["TorchGradients"]
 
 
@@ -43,6 +45,11 @@ class TorchGradients:
         self._graph = convert(model)
         self._graph.to_dtype(self._dtype)
         self._graph.to(self._device)
+
+    @property
+    def graph(self) -> TorchGraph:
+        """The converted graph, for whoever trains its weights."""
+        return self._graph
 
     def vjp(
         self,

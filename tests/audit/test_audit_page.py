@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -33,6 +33,7 @@ FLOATS = hnp.arrays(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FLOATS, st.booleans())
 def test_levels_stand_for_their_values_up_to_half_a_level(values: np.ndarray, signed: bool) -> None:
     values = values if signed else np.abs(values)
@@ -51,6 +52,7 @@ def test_levels_keep_what_is_no_number_apart() -> None:
     assert np.isnan(values_of(found, most, True)[0, 0])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_packing_is_exact(values: np.ndarray) -> None:
     stored = np.frombuffer(zlib.decompress(base64.b64decode(packed(values))), np.uint8).reshape(values.shape)

@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(place: Path, monkeypatch: p
     monkeypatch.setattr(drift, "_drift", counted)
     assert command(place) == 130
     partial = place / "out" / "compare.partial.jsonl"
-    assert len(partial.read_text().splitlines()) == 2
+    assert sum(map(bool, partial.read_text().splitlines())) == 2
     with partial.open("a") as stream:
         stream.write('{"key": "cut of')
     assert command(place) == 0

@@ -14,6 +14,7 @@ from support.hand_models import small_net
 
 import onnxvis
 from onnxvis.audit.metrics import measure, summarize
+from onnxvis.cli import evaluate
 from onnxvis.cli.console import run
 
 SPEC = {"resize": "stretch", "size": 16, "scale": 1 / 255}
@@ -96,3 +97,27 @@ def test_a_broken_picture_costs_only_itself(place: Path) -> None:
     assert command(place, "-m", "saliency", "--metrics", "sparseness") == 2
     assert len(written(place)["results"]) == 3
     assert "9.png" in written(place)["failures"][0][0]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, calls = evaluate.measure, []
+
+    def counted(*given: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return honest(*given, **more)
+
+    monkeypatch.setattr(evaluate, "measure", counted)
+    options = ("-m", "saliency,grad-cam", "--metrics", "sparseness,complexity")
+    assert command(place, *options) == 130
+    assert len(written(place)["results"]) == 2
+    with (place / "out.json.partial.jsonl").open("a") as stream:
+        stream.write('{"cut of')
+    assert command(place, *options) == 0
+    assert len(calls) == 4
+    assert not (place / "out.json.partial.jsonl").exists()
+    resumed = written(place)
+    monkeypatch.undo()
+    assert command(place, *options) == 0
+    assert written(place) == resumed

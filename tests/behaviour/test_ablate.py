@@ -55,6 +55,9 @@ def test_drops_are_those_of_the_formula(shape):
     assert found.ranked()[0] == int(drops.mean(axis=0).argmax())
     assert found.accuracy == 1.0
     assert found.together is None
+    assert not any("negative values" in note for note in found.notes)
+    before = unit_ablation(model, prepared(model, 2), "conv")
+    assert "negative values" in before.notes[-1]
 
 
 def test_given_units_alone_and_together_and_given_classes(model):

@@ -223,3 +223,10 @@ def test_label_maps_are_read_in_every_form(tmp_path: Path) -> None:
         maps.read(tmp_path / "rgb.png", (3, 2))
     with pytest.raises(PictureError, match="cannot be read"):
         maps.read(tmp_path / "broken.png", (3, 2))
+
+
+def test_numbers_that_are_colors_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "concepts.txt").write_text("1 sky\n")
+    Image.fromarray(np.full((2, 2), 16_000_000, np.int32)).save(tmp_path / "i.tif")
+    with pytest.raises(PictureError, match="16000000"):
+        LabelMaps.open(tmp_path).read(tmp_path / "i.tif", (2, 2))

@@ -99,7 +99,9 @@ def test_what_is_inserted_is_the_mean_where_the_concept_is(generator, found):
     masks = built_in(["green"])(batch.pictures)[:, 0]
     features = batch.tensors["features"]
     expected = [features[:, u][masks].mean() for u in range(UNITS)]
-    np.testing.assert_allclose(found.conditional_mean[:, found.concept("green")], expected, rtol=1e-5)
+    np.testing.assert_allclose(found.values("green"), expected, rtol=1e-5)
+    with pytest.raises(UsageError, match="'dark' never appeared"):
+        found.values("dark")
     np.testing.assert_allclose(found.mean, features.mean(axis=(0, 2, 3)), rtol=1e-5)
 
 
@@ -200,6 +202,8 @@ def test_a_python_function_marks_what_it_likes(generator):
         chosen_segmenter(generator, numbered, ["x"])
     with pytest.raises(UsageError, match="mapping of names"):
         CallableSegmenter(lambda p: p, generator.sample([0]).pictures)
+    with pytest.raises(UsageError, match="failed: ZeroDivisionError"):
+        CallableSegmenter(lambda p: 1 // 0, generator.sample([0]).pictures)
     with pytest.raises(UsageError, match="'bad' is float64"):
         CallableSegmenter(lambda p: {"bad": np.zeros(p.shape[:3])}, generator.sample([0]).pictures)
 

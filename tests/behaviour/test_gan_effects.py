@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import helper, numpy_helper
 from support.gan import SIDE, UNITS, PaintedSquares, squares_model
 
 from onnxvis.behaviour.gan import unit_sets
@@ -66,6 +67,21 @@ def test_forced_units_draw_what_the_formula_says(options):
     assert np.array_equal(interventions.tail(interventions.trunk(feeds), feeds, mask, forced), raw)
 
 
+@pytest.mark.parametrize("batch", ["batch", 3])
+def test_each_sample_can_have_its_own_mask_and_value(batch):
+    interventions = opened(batch=batch)
+    feeds = interventions.generator.feeds(range(20), 0)
+    rng = np.random.default_rng(0)
+    mask = (rng.random((20, UNITS, 1, 1)) < 0.5).astype(np.float32)
+    value = rng.random((20, UNITS, 1, 1)).astype(np.float32)
+    raw = interventions.raw(feeds, mask, value)
+    np.testing.assert_allclose(raw, by_hand(feeds["z"], mask > 0, value), atol=1e-6)
+    tail = interventions.tail(interventions.trunk(feeds), feeds, mask, value[:1])
+    np.testing.assert_allclose(tail, by_hand(feeds["z"], mask > 0, value[:1]), atol=1e-6)
+    with pytest.raises(UsageError, match="19 masks or values were given for 20 samples"):
+        interventions.raw(feeds, mask[1:], value)
+
+
 def test_an_old_operator_set_is_edited_in_its_canonical_form():
     interventions = opened(opset=7)
     assert "canonical form of the file is edited" in interventions.notes[0]
@@ -78,6 +94,33 @@ def test_a_neutral_mask_gives_the_files_bits(plain):
     before = plain.generator.run(plain.generator.sessions, feeds, ("picture",))["picture"]
     after = plain.raw(feeds, plain.mask([]), plain.values(np.nan))
     assert np.array_equal(before.view(np.uint32), after.view(np.uint32))
+
+
+def test_what_the_part_behind_the_layer_reads_is_fed_to_it():
+    """As in a StyleGAN, the latent enters again behind the layer: here it scales the picture."""
+    model = squares_model()
+    shift = next(n for n in model.graph.node if n.name == "shift")
+    place = list(model.graph.node).index(shift)
+    made = [
+        helper.make_node("ReduceMean", ["z"], ["size"], "size", axes=[1], keepdims=1),
+        helper.make_node("Reshape", ["size", "to_map"], ["size_map"], "to_map"),
+        helper.make_node("Mul", ["mixed", "size_map"], ["scaled"], "scale"),
+    ]
+    for i, node in enumerate(made):
+        model.graph.node.insert(place + i, node)
+    shift.input[0] = "scaled"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 1, 1, 1], np.int64), "to_map"))
+    generator = open_generator(model)
+    interventions = Interventions(generator, generator.layer("features"))
+    assert interventions.read_behind == ("z",)
+    feeds = generator.feeds(range(20), 0)
+    mask, value = interventions.mask([0]), interventions.values(0.8)
+    raw = interventions.raw(feeds, mask, value)
+    features = MADE.features(feeds["z"])
+    features[:, 0] = np.float32(0.8)
+    mixed = np.einsum("nuhw,cu->nchw", features, MADE.colors) * feeds["z"].mean(axis=1)[:, None, None, None]
+    np.testing.assert_allclose(raw, np.tanh(mixed + MADE.ground), atol=1e-5)
+    assert np.array_equal(interventions.tail(interventions.trunk(feeds), feeds, mask, value), raw)
 
 
 def test_the_average_causal_effect_is_exact(plain):

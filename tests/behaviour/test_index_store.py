@@ -213,6 +213,8 @@ def test_another_question_is_refused(folder: Path, model: onnxvis.Model, tmp_pat
     with pytest.raises(UsageError, match="another preprocessing"):
         index(onnxvis.load(NET.model(), preprocessing="none", labels=model.labels.names), images, path, options)
     assert Store.open(path).fingerprint() == first.store.fingerprint()
+    with pytest.raises(UsageError, match="--shard-size 26214 or less"):
+        index(model, images, path, IndexOptions(keep_maps=True, shard_size=30000))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(OutputError, match=r"holds other things \(thesis.txt"):

@@ -241,3 +241,21 @@ def test_a_layer_drawn_whole(room: Any) -> None:
         )
     assert any("run again" in note for note in found.notes)
     assert any("5 % of its activations" in note for note in found.notes)
+
+
+def test_layers_go_by_their_other_names_too(room: Any) -> None:
+    assert choose_layers(room.store, ["node_Relu4", "Relu1"], room.model.layer) == ("Relu4", "Relu1")
+    with pytest.raises(LayerError, match="made with Relu1, Relu4"):
+        choose_layers(room.store, ["node_Conv0"], room.model.layer)
+
+
+def test_a_layer_without_places_has_patches_but_no_masks(room: Any, tmp_path: Path) -> None:
+    from onnxvis.behaviour.index.run import IndexOptions, index
+
+    made = index(room.model, [str(room.folder / "photos")], tmp_path / "s", IndexOptions(layers=("Gemm7",)))
+    found = layer_patches(made.store, room.model, "Gemm7", PatchOptions(units="1", per_unit=2, masks=True))
+    (drawing,) = found.units
+    assert [p.box for p in drawing.unit.patches] == [(0, 0, 32, 24)] * 2
+    assert drawing.masks == []
+    assert len(drawing.projections) == 2
+    assert any("no masks" in note for note in found.notes)

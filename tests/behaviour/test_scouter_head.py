@@ -23,9 +23,7 @@ FORMS = {
     "normalized": HeadForm(HeadSettings(dim=16, normalize=True), 6, 5, 4, 3),
     "negative, two slots": HeadForm(HeadSettings("negative", slots=2, dim=8, normalize=True), 6, 4, 4, 3),
     "deep keys and queries": HeadForm(HeadSettings(dim=8, key_layers=3, query_layers=2, iterations=2), 5, 3, 6, 4),
-    "one round, three slots": HeadForm(
-        HeadSettings(dim=12, normalize=False, iterations=1, slots=3), 6, 2, 3, 2
-    ),
+    "one round, three slots": HeadForm(HeadSettings(dim=12, normalize=False, iterations=1, slots=3), 6, 2, 3, 2),
 }
 
 

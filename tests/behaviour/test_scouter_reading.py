@@ -14,6 +14,7 @@ from support.scouter import CLASSES, classifier, digits, opened, untrained
 
 import onnxvis
 from onnxvis.behaviour.scouter import HeadSettings
+from onnxvis.check import check
 from onnxvis.cli.console import run as run_cli
 from onnxvis.errors import ModelError, TargetError, UsageError
 from onnxvis.explanation import Explanation
@@ -100,7 +101,7 @@ def test_least_is_the_class_with_the_lowest_logit() -> None:
 
 
 def plain_attention(attention_output: bool = True) -> onnx.ModelProto:
-    """Somebody else's attention classifier: image (1, 2, 3, 4) as features, one softmax-free row for each of 3 classes."""
+    """Somebody else's attention classifier: the image (1, 2, 3, 4) is the features, and each of 3 classes has a row."""
     chance = np.random.default_rng(2)
     nodes = [
         helper.make_node("Reshape", ["image", "flat"], ["f"]),
@@ -149,10 +150,10 @@ def test_attention_of_other_makers_is_found(attention_output: bool) -> None:
         onnxvis.explain(model, x, "scouter", 1, map="contribution")
 
 
-def test_an_ordinary_classifier_is_refused_before_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ordinary_classifier_is_refused_before_it_runs() -> None:
     with pytest.raises(ModelError, match="carries no slot attention"):
         onnxvis.explain(opened(classifier()), DIGIT, "scouter")
-    assert {t.method: t.works for t in onnxvis.check(opened(classifier())).methods}["scouter"] is False
+    assert {t.method: t.works for t in check(opened(classifier())).methods}["scouter"] is False
 
 
 @pytest.mark.parametrize(

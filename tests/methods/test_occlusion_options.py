@@ -17,6 +17,7 @@ import onnxvis
 from onnxvis.errors import ModelError, UsageError
 from onnxvis.methods import occlusion_drops, occlusion_engine
 from onnxvis.runtime.incremental import Incremental
+from onnxvis.runtime.incremental.run import Piece
 
 SIZE = 32
 
@@ -301,6 +302,42 @@ def test_memory_is_a_few_batches(squeezenet: onnxvis.Model) -> None:
     held = sum(b.nbytes for b in runner._buffers.values()) + runner._whole.nbytes + sum(b.nbytes for b in runner._base)
     largest = max(int(np.prod(s)) for s in squeezenet.shapes.values()) * 4
     assert held < 2 * 8 * largest  # 361 positions
+
+
+@pytest.mark.parametrize("stride", [24, 12, 6])
+def test_the_work_grows_with_the_positions_and_nothing_else(
+    squeezenet: onnxvis.Model, monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    options = {"window": 24, "stride": stride, "engine": "incremental", "exact_check": "none"}
+    onnxvis.explain(squeezenet, zoo.image(96), "occlusion", 0, **options)  # plans
+    rows: list[int] = []
+    honest = Piece.__call__
+    monkeypatch.setattr(Piece, "__call__", lambda self, values: (rows.append(len(values)), honest(self, values))[1])
+    found = onnxvis.explain(squeezenet, zoo.image(96), "occlusion", 0, **options)
+    pieces = occlusion_engine._built[squeezenet.engine][1].segments + 1
+    assert sum(rows) == pieces * (found.parameters["positions"] + 1)  # the picture itself, once
+    assert max(rows) <= 8
+
+
+def test_small_maps_run_whole_until_together_they_would_have_paid_for_a_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = onnxvis.load(zoo.export("squeezenet1_1", "legacy", 17, 96, dynamic_batch=True))
+    monkeypatch.setattr(occlusion_drops, "_SHORT", 0.0)
+    monkeypatch.setattr(occlusion_drops, "planning_seconds", lambda task, places: 1.0)
+    monkeypatch.setattr(occlusion_drops, "_FASTER", np.inf)
+    monkeypatch.setattr(occlusion_drops, "_PATIENCE", np.inf)
+    spent = iter([0.0, 0.0, 100.0, 100.0])
+    monkeypatch.setattr(occlusion_drops, "spend", lambda task, places, seconds=0.0: next(spent) if not seconds else 0.0)
+    monkeypatch.setattr(occlusion_drops, "_HOPE", 1e-4)
+    engines = [
+        onnxvis.explain(model, zoo.image(96), "occlusion", 0, window=24, stride=12).parameters["engine"]
+        for _ in range(2)
+    ]
+    assert engines == ["plain", "plain"]
+    monkeypatch.setattr(occlusion_drops, "_HOPE", 1.0)
+    found = onnxvis.explain(model, zoo.image(96), "occlusion", 0, window=24, stride=12)
+    assert found.parameters["engine"] == "incremental"
 
 
 # --- interrupted ----------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ def export_faces(exporter: Literal["legacy", "dynamo"] = "legacy", batch: int | 
         batch: fixed at this number; free where left out.
     """
     import torch
+
     from support.zoo import cache_folder
 
     path = cache_folder() / f"dcgan-faces-{exporter}-{batch or 'free'}.onnx"

@@ -200,13 +200,14 @@ def unit_ablation(
         raise UsageError(f"{len(truth)} classes were given for {len(pictures)} pictures.")
     choice = _layer(model, layer)
     found: dict[int, tuple[Any, ...]] = {}
-    number, chosen = 0, np.zeros(0, np.int64)
+    number, chosen, signed = 0, np.zeros(0, np.int64), False
     notes: list[str] = []
     try:
         for rows, x in _groups(model, pictures, batch_size, notes):
             given = None if truth is None else np.asarray([truth[i] for i in rows])
             one = _Batch(model, choice, x, given)
             number, chosen = one.units, _chosen(units, one.units)
+            signed = signed or one.signed
             for row, result in zip(
                 rows, one.run(chosen, units is not None, progress, len(found), len(pictures)), strict=True
             ):
@@ -217,20 +218,38 @@ def unit_ablation(
         notes.append(f"interrupted: {len(found)} of {len(pictures)} pictures are finished")
     if not found:
         raise PictureError(f"no picture could be read: {notes[0]}")
-    order = sorted(found)
-    classes, base, right, drops, still, all_drop, all_still = (
-        np.stack([np.asarray(found[i][k]) for i in order]) for k in range(7)
-    )
     notes.append(
         f"{len(chosen)} of {number} units of {choice.tensor!r} set to 0 one by one; only the part of the file "
         "behind the layer ran again"
     )
     notes.append("units are switched off one at a time: two that stand in for each other both look unimportant")
+    if signed:
+        notes.append("this layer has negative values too, so 0 is one value among others and not a unit's silence")
+    return _gathered(model, choice, chosen, found, truth is not None, units is not None, notes)
+
+
+def _gathered(
+    model: Model, layer: LayerChoice, units: np.ndarray, found: dict[int, tuple[Any, ...]], given: bool,
+    together: bool, notes: Sequence[str],
+) -> UnitAblation:  # fmt: skip
+    order = sorted(found)
+    classes, base, right, drops, still, all_drop, all_still = (
+        np.stack([np.asarray(found[i][k]) for i in order]) for k in range(7)
+    )
     return UnitAblation(
-        choice, chosen, np.asarray(order), classes, "prediction" if truth is None else "given",
-        {int(c): model.labels.name(int(c)) for c in np.unique(classes)}, base, right, drops, still,
-        None if units is None else (all_drop, all_still), tuple(notes),
-    )  # fmt: skip
+        layer=layer,
+        units=units,
+        rows=np.asarray(order),
+        classes=classes,
+        truth="given" if given else "prediction",
+        labels={int(c): model.labels.name(int(c)) for c in np.unique(classes)},
+        base=base,
+        right=right,
+        drops=drops,
+        still_right=still,
+        together=(all_drop, all_still) if together else None,
+        notes=tuple(notes),
+    )
 
 
 def _layer(model: Model, layer: str | None) -> LayerChoice:
@@ -288,6 +307,7 @@ class _Batch:
             raise ModelError(f"the pictures cannot be run up to layer {layer.tensor!r}: {error}") from error
         self._activation = found[layer.tensor]
         self.units = self._activation.shape[layer.channel_axis]
+        self.signed = bool((self._activation < 0).any())
         self._needs_image = reads_image(model, layer.tensor)
         # What is compared is the tail's own answer with all units on, so that rounding of the cut cancels.
         self._logits = self._tail(self._activation)

@@ -32,7 +32,7 @@ __all__ = ["conditional_means", "dissect"]
 
 _FOR_EDGES = 256
 _SECONDS = 15.0
-_LARGEST_SIDE = 256
+_LARGEST_SIDE = 128
 _PARTS = 4  # intersection and union, with the sample's own masks and with another's
 
 

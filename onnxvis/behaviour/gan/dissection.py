@@ -137,6 +137,17 @@ class Dissection:
             for u in order
         ]  # fmt: skip
 
+    def values(self, concept: str) -> np.ndarray:
+        """``(U,)`` what every unit is inserted at for a concept: its mean activation where the concept is.
+
+        Raises:
+            UsageError: the concept never appeared.
+        """
+        found = self.conditional_mean[:, self.concept(concept)]
+        if not np.isfinite(found).all():
+            raise UsageError(f"concept {concept!r} never appeared in the samples, so nothing can be inserted for it.")
+        return np.asarray(found)
+
     def top_units(self, concept: str, count: int) -> list[int]:
         """Numbers of the first units of the ranking."""
         return [row.unit for row in self.ranked(concept, count)]

@@ -120,6 +120,9 @@ class Interventions:
                 f"{layer.tensor!r}: this onnxruntime changes the network when it is edited there. Choose another layer."
             )
 
+        if (self.trunk(generator.feeds(range(3), 0)) < 0).any():
+            self.notes.append("this layer has negative values too, so 0 is one value among others and not silence")
+
     def _edit(self) -> tuple[Intervened, Path | None]:
         generator, layer = self.generator, self.layer
         elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(layer.dtype))
@@ -175,8 +178,11 @@ class Interventions:
 
         Args:
             feeds: inputs of the generator.
-            mask: ``(1, U, h|1, w|1)``, 0 (leave) to 1 (force).
-            value: ``(1, U, h|1, w|1)``.
+            mask: ``(1, U, h|1, w|1)``, 0 (leave) to 1 (force); or ``(N, ...)``, one for each sample.
+            value: ``(1, U, h|1, w|1)`` or ``(N, ...)``.
+
+        Raises:
+            UsageError: masks or values are neither one nor as many as samples.
         """
         forced = {self.edited.mask: self.layer.in_layout(mask), self.edited.value: self.layer.in_layout(value)}
         return self._chunked(dict(feeds), forced, ())
@@ -194,8 +200,8 @@ class Interventions:
         Args:
             activation: ``(N, U, h, w)`` from :meth:`trunk`.
             feeds: inputs of the generator, for those that the part behind the layer reads too.
-            mask: ``(1, U, h|1, w|1)``.
-            value: ``(1, U, h|1, w|1)``.
+            mask: as for :meth:`raw`.
+            value: likewise.
         """
         forced = {self.edited.mask: self.layer.in_layout(mask), self.edited.value: self.layer.in_layout(value)}
         rows = {**{n: feeds[n] for n in self.read_behind}, self.edited.before: self.layer.in_layout(activation)}
@@ -215,6 +221,13 @@ class Interventions:
         generator, name = self.generator, self.generator.output
         shared = {s.name for s in generator.sources if not s.batched}
         count = max(len(a) for n, a in rows.items() if n not in shared)
+        rows |= {n: a for n, a in forced.items() if len(a) > 1}
+        forced = {n: a for n, a in forced.items() if len(a) == 1}
+        wrong = [n for n in (self.edited.mask, self.edited.value) if n in rows and len(rows[n]) != count]
+        if wrong:
+            raise UsageError(
+                f"{len(rows[wrong[0]])} masks or values were given for {count} samples: give one, or as many."
+            )
         parts = []
         for start in range(0, count, generator.batch):
             part = {n: a if n in shared else a[start : start + generator.batch] for n, a in rows.items()}

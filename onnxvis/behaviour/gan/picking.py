@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxvis.behaviour.gan.concepts import Segmenter
 from onnxvis.behaviour.gan.dissection import Dissection
 from onnxvis.behaviour.gan.effects import trunks, unit_effects
@@ -66,11 +64,11 @@ def pick_units(
         raise UsageError(f"units are picked by {', '.join(WAYS)}, not by {by!r}.")
     if not 1 <= count <= dissection.units:
         raise UsageError(f"the layer has {dissection.units} units, so {count} of them cannot be taken.")
-    values = np.nan_to_num(dissection.conditional_mean[:, dissection.concept(concept)])
     if by == "iou":
         above = sum(row.above_chance for row in dissection.ranked(concept, count))
         reason = f"the {count} units of the largest IoU with {concept!r}, {above} of them above chance"
         return Picked(tuple(dissection.top_units(concept, count)), reason)
+    values = dissection.values(concept)
     if by == "optimized" and has_gradient(segmenter):
         found = optimized_set(
             interventions, segmenter, concept, values, ids=ids[:_SEARCHED], count=count, seed=seed, progress=progress

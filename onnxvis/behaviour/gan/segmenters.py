@@ -117,7 +117,10 @@ class CallableSegmenter:
         return np.stack([found[c] for c in self.concepts], axis=1)
 
     def _call(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        answer = self.function(pictures)
+        try:
+            answer = self.function(pictures)
+        except Exception as error:  # whatever the user's function raises is theirs to see
+            raise UsageError(f"segmenter {self.name!r} failed: {type(error).__name__}: {error}.") from error
         shape = pictures.shape[:3]
         if isinstance(answer, Mapping):
             found = {str(name): np.asarray(mask) for name, mask in answer.items()}

@@ -74,9 +74,8 @@ def optimized_set(
 ) -> UnitSet:
     """The paper's search: Adam on alpha, a random rectangle P of half the sides or more at each step.
 
-    The paper fixes the penalty by hand. Here it rises by a twelfth after each step in which alpha is longer than a set
-    of ``count`` whole units, and sinks as much where it is shorter than half of that, so that what is left at the end
-    is about such a set.
+    The paper fixes the penalty by hand. Here it rises by a twelfth while alpha is longer than a set of ``count`` whole
+    units, and sinks as much while it is shorter than half of that: what is left at the end is about such a set.
 
     Args:
         interventions: on a layer that exists in the canonical form.
@@ -104,7 +103,7 @@ def optimized_set(
     backend = gradient_backend(gradients, generator.canonical.model, generator.provider, False)
     pool, feeds = _pool(interventions, ids, seed)
     alpha = rng.uniform(0.3, 0.7, layer.units)
-    moments = np.zeros((2, layer.units))
+    adam = _Adam(layer.units, rate)
     history = []
     for step in range(steps):
         rows = rng.choice(len(pool), min(batch, len(pool)), replace=False)
@@ -113,12 +112,8 @@ def optimized_set(
         goal, slope = _objective(
             generator, interventions, backend, segmenter, concept, pool[rows], fed, alpha, values, place
         )
-        slope = slope + 2 * penalty * alpha
         history.append(float(goal + penalty * alpha @ alpha))
-        moments[0] += (1 - _MOMENTS[0]) * (slope - moments[0])
-        moments[1] += (1 - _MOMENTS[1]) * (slope**2 - moments[1])
-        mean, square = (m / (1 - b ** (step + 1)) for m, b in zip(moments, _MOMENTS, strict=True))
-        alpha = np.clip(alpha - rate * mean / (np.sqrt(square) + _SMALL), 0, 1)
+        alpha = np.clip(alpha - adam(slope + 2 * penalty * alpha), 0, 1)
         length = float(alpha @ alpha)
         penalty *= _RISE if length > count else (1 / _RISE if length < count / 2 else 1.0)
         progress("alpha", step + 1, steps)
@@ -129,6 +124,22 @@ def optimized_set(
         "largest are the set"
     )
     return UnitSet(tuple(int(u) for u in order), alpha, tuple(history), note)
+
+
+class _Adam:
+    """Steps of Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1."""
+
+    def __init__(self, size: int, rate: float) -> None:
+        self._rate, self._count = rate, 0
+        self._moments = np.zeros((2, size))
+
+    def __call__(self, slope: np.ndarray) -> np.ndarray:
+        """What to subtract for a gradient ``(size,)``."""
+        self._count += 1
+        decays = np.array(_MOMENTS)[:, None]
+        self._moments += (1 - decays) * (np.stack([slope, slope**2]) - self._moments)
+        mean, square = self._moments / (1 - decays**self._count)
+        return np.asarray(self._rate * mean / (np.sqrt(square) + _SMALL))
 
 
 def _pool(interventions: Interventions, ids: Sequence[int], seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["build_index", "candidates", "exact_nearest", "matrix"]
 
 _BLOCK = 1 << 22  # values compared at once
-_PARTITION, _PROBES = 256, 32
+_PARTITION, _PROBES = 1024, 16
 _METRICS = {"euclidean": "l2", "cosine": "cosine"}
 
 

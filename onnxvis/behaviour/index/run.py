@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from onnxvis.behaviour.index.folder import StoreFolder, locked, stored_bytes
 from onnxvis.behaviour.index.layers import embedding_tap, unit_taps
 from onnxvis.behaviour.index.manifest import begin, describe, finish
 from onnxvis.behaviour.index.rows import lance_module
-from onnxvis.behaviour.index.shard import IndexSpec, ReadPicture, Shard, index_shard
+from onnxvis.behaviour.index.shard import IndexSpec, Partial, ReadPicture, Shard, index_shard
 from onnxvis.behaviour.index.store import CONCEPTS, Store
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import PictureError, UsageError
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from onnxvis.behaviour.label_maps import LabelMaps
     from onnxvis.model import Model
 
-__all__ = ["IndexOptions", "Summary", "index", "shards_of"]
+__all__ = ["IndexOptions", "ShardEngine", "Summary", "index", "prepare_model", "shards_of"]
 
 _OPEN = {"complete": False, "pictures": 0, "errors": 0}  # of the second pass, until it is through
+LARGEST_SHARD = 1 << 28
+"""Bytes of the kept maps of one shard; a few shards are in memory at a time."""
 COMPILED_FROM = 1 << 25
 """Activations of a whole pass from which loading the numba kernels pays."""
 
@@ -65,6 +67,13 @@ class IndexOptions:
     masks: str | None = None
     top: float = 0.005
     workers: int | None = None
+
+
+class ShardEngine(Protocol):
+    """Computes shards somewhere else."""
+
+    def partials(self, model: Model, spec: IndexSpec, shards: Sequence[Shard]) -> Iterator[Partial]:
+        """The partial result of every shard, each exactly once, in any order."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,7 @@ def index(
     *,
     command: str = "",
     progress: Progress = silent,
+    engine: ShardEngine | None = None,
 ) -> Summary:
     """Run every picture once and keep what many questions need.
 
@@ -115,6 +125,7 @@ def index(
         options: what to compute.
         command: how it was asked for, for the manifest.
         progress: called with (stage, done, total).
+        engine: who computes the shards of the first pass; ``None`` does it here. The answers of the store are the same.
 
     Raises:
         DependencyError: Lance is not installed.
@@ -128,7 +139,7 @@ def index(
     pictures = list_pictures(images)
     spec = _spec(model, options, len(pictures))
     masks = _open_masks(options.masks)
-    _try_preparing(model)
+    prepare_model(model)
     shards = shards_of(pictures, options.shard_size)
     path = Path(out)
     with locked(path):
@@ -139,7 +150,10 @@ def index(
         if not manifest["complete"]:
             folder.write_manifest(manifest)
             todo = [shard for shard in shards if shard.number not in folder.committed]
-            ran = _first_pass(model, spec, folder, todo, (len(pictures), options.workers), progress)
+            if engine is None:
+                ran = _first_pass(model, spec, folder, todo, (len(pictures), options.workers), progress)
+            else:
+                ran = _elsewhere(engine.partials(model, spec, todo), folder, todo, len(pictures), progress)
             folder.fold()
             folder.compact()
         if masks is not None:
@@ -168,6 +182,11 @@ def _check(options: IndexOptions) -> None:
 def _spec(model: Model, options: IndexOptions, pictures: int) -> IndexSpec:
     taps = unit_taps(model, options.layers)
     values = sum(tap.units * tap.places for tap in taps)
+    if options.keep_maps and 2 * values * options.shard_size > LARGEST_SHARD:
+        raise UsageError(
+            f"the maps of one picture take {2 * values:,} bytes, too much for shards of {options.shard_size} pictures "
+            f"in memory: use --shard-size {max(1, LARGEST_SHARD // (2 * values))} or less, or fewer --layers."
+        )
     return IndexSpec(
         taps,
         embedding_tap(model, options.embedding),
@@ -185,7 +204,7 @@ def _open_masks(folder: str | None) -> LabelMaps | None:
     return None if folder is None else LabelMaps.open(folder)
 
 
-def _try_preparing(model: Model) -> None:
+def prepare_model(model: Model) -> None:
     """Find out before anything is read whether pictures can be prepared, and how batches run.
 
     The batch is planned on noise of a fixed seed, so that it does not depend on which pictures are left to do.
@@ -240,6 +259,26 @@ def _first_pass(
         if waiting is not None:
             waiting.result()
     return total - done
+
+
+def _elsewhere(
+    partials: Iterator[Partial], folder: StoreFolder, todo: Sequence[Shard], total: int, progress: Progress
+) -> int:
+    """Commit what an engine computes, in the order in which it comes; one shard is written while the next arrives."""
+    new = sum(len(shard.pictures) for shard in todo)
+    done = total - new
+    with ThreadPoolExecutor(1, thread_name_prefix="onnxvis-commit") as pool:
+        waiting: Future[None] | None = None
+        progress("pictures", done, total)
+        for partial in partials:
+            if waiting is not None:
+                waiting.result()
+            waiting = pool.submit(folder.commit, partial)
+            done += len(partial.answers)
+            progress("pictures", done, total)
+        if waiting is not None:
+            waiting.result()
+    return new
 
 
 def _reported(reads: Iterator[ReadPicture], done: int, total: int, progress: Progress) -> Any:

@@ -55,24 +55,25 @@ class LayerTally:
     @property
     def top(self) -> TopK:
         """The strongest places, as ``row * COLUMNS + column``."""
-        self._count()
+        self.count()
         return self._top
 
     @property
     def sketch(self) -> Sketch:
         """The histograms of the units."""
-        self._count()
+        self.count()
         return self._sketch
 
     def add(self, maps: NDArray[np.float32], pictures: NDArray[np.int64]) -> None:
         """Take in the maps ``(N, U, h, w)`` of pictures with these numbers ``(N,)``."""
         if self._gathered and self._gathered[0][0].shape[1:] != maps.shape[1:]:
-            self._count()
+            self.count()
         self._gathered.append((maps, pictures))
         if not self._compiled or sum(known.size for known, _ in self._gathered) >= COMPILED_FROM:
-            self._count()
+            self.count()
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Count what was gathered; whoever asks for the counts need not call it."""
         if not self._gathered:
             return
         maps, pictures = (np.concatenate(part) for part in zip(*self._gathered, strict=True))

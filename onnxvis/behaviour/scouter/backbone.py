@@ -16,8 +16,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from onnxvis.behaviour.scouter.head import XSlotHead
-from onnxvis.converters import convert
 from onnxvis.errors import ConversionError
+from onnxvis.runtime.torch_gradients import TorchGradients
 
 __all__ = ["TrainableBackbone", "Whole", "trainable_weights"]
 
@@ -55,7 +55,7 @@ class TrainableBackbone(nn.Module):
         self.names = trainable_weights(trunk)
         if not self.names:
             raise ConversionError(f"nothing before {tensor!r} has weights, so there is no backbone to train.")
-        self.graph = convert(trunk)
+        self.graph = TorchGradients(trunk).graph
         arrays = {t.name: t for t in trunk.graph.initializer}
         self.weights = nn.ParameterList(
             nn.Parameter(torch.from_numpy(numpy_helper.to_array(arrays[name]).copy())) for name in self.names

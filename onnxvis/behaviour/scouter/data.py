@@ -160,7 +160,8 @@ def _from_npz(path: Path) -> Samples:
     x, y = arrays["x"], arrays["y"]
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.ndim != 1 or len(x) != len(y) or not len(x):
         raise UsageError(
-            f"{path}: x is uint8 (N, H, W) or (N, H, W, C) and y (N,); these are {x.dtype}{x.shape} and {y.dtype}{y.shape}."
+            f"{path}: x is uint8 (N, H, W) or (N, H, W, C) and y (N,); these are {x.dtype}{x.shape} and "
+            f"{y.dtype}{y.shape}."
         )
     labels, classes = _numbered(y, arrays.get("labels"), path)
     return samples_of(list(x), labels, classes, str(path))

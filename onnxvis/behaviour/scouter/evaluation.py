@@ -203,9 +203,7 @@ def _cover(edges: tuple[float, ...], axis: int, geometry: Any, size: int) -> np.
 def _result(sums: _Sums, model: Model, problems: tuple[str, ...]) -> Evaluation:
     count = float(sums.seen.sum())
     label, predicted, least, everywhere = (float(v) for v in sums.areas / count)
-    per_class = {
-        model.labels.name(i): (int(n), float(sums.hits[i] / n)) for i, n in enumerate(sums.seen) if n
-    }
+    per_class = {model.labels.name(i): (int(n), float(sums.hits[i] / n)) for i, n in enumerate(sums.seen) if n}
     return Evaluation(
         pictures=int(count),
         accuracy=float(sums.hits.sum() / count),

@@ -165,9 +165,7 @@ class _Store:
         write_atomic(self.folder / "progress.json", text.encode())
 
 
-def _pass(
-    model: Model, samples: Samples, tensor: str, store: _Store, batch_size: int, progress: Progress
-) -> _Store:
+def _pass(model: Model, samples: Samples, tensor: str, store: _Store, batch_size: int, progress: Progress) -> _Store:
     total = len(samples)
     for start in range(store.done, total, batch_size):
         progress("features", start, total)

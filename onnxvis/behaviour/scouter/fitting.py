@@ -161,8 +161,8 @@ def _layer(model: Model, name: str | None) -> LayerChoice:
     places = [shape[axis] for axis in choice.spatial_axes]
     if len(shape) != 4 or int(np.prod(places)) < 2:
         raise LayerError(
-            f"layer {choice.tensor!r} has shape {shape}: slots need a feature map with channels and more than one place. "
-            "Choose an earlier layer with --layer (`onnxvis inspect` lists them)."
+            f"layer {choice.tensor!r} has shape {shape}: slots need a feature map with channels and more than "
+            "one place. Choose an earlier layer with --layer (`onnxvis inspect` lists them)."
         )
     return choice
 
@@ -213,7 +213,11 @@ def _parts(model: Model, choice: LayerChoice, module: XSlotHead | Whole, cast: b
         trunk = trunk_of(deployed, image, choice.tensor)
     else:
         trunk = trunk_of(model.canonical.model, image, choice.tensor)
-        why = f"its operator set is older than {OLDEST_OPSET}" if model.in_file(choice.tensor) else "the layer is not in it"
+        why = (
+            f"its operator set is older than {OLDEST_OPSET}"
+            if model.in_file(choice.tensor)
+            else "the layer is not in it"
+        )
         notes.append(f"the backbone is written in its canonical form, because {why}")
     shape = model.one_image_shape()
     return Parts(trunk, image, shape, choice.tensor, _permutation(choice), cast, slots.form, weights), notes

@@ -67,6 +67,7 @@ class XSlotHead(nn.Module):
         self.form = form
         self.reduce = nn.Conv2d(form.channels, chosen.dim, 1)
         encoding = position_encoding(chosen.dim, form.height, form.width)
+        self.encoding: Tensor
         self.register_buffer("encoding", torch.from_numpy(encoding.reshape(1, chosen.dim, -1)).float())
         mu, sigma = torch.randn(1, 1, chosen.dim), torch.randn(1, 1, chosen.dim).abs()
         self.slots = nn.Parameter(mu + sigma * torch.randn(1, form.classes * chosen.slots, chosen.dim))

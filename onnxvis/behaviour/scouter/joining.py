@@ -102,9 +102,7 @@ def join(
     prefix = _free(_PREFIX, lambda word: any(name.startswith(word) for name in taken))
     names = [_free(name, lambda word: word in taken) for name in _OUTPUTS]
     outputs = (names[0], names[1])
-    head = head_nodes(
-        parts.form, parts.weights, parts.feature, outputs, prefix, opset, parts.permutation, parts.cast
-    )
+    head = head_nodes(parts.form, parts.weights, parts.feature, outputs, prefix, opset, parts.permutation, parts.cast)
     graph.node.extend(head.nodes)
     graph.initializer.extend(head.initializers)
     batch = _settle_input(graph, parts)

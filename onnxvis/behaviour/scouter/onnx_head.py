@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,7 +45,7 @@ class HeadNodes:
             self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), full))
         return full
 
-    def node(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: object) -> str:
+    def node(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
         """One node; its output is named after it unless it is a graph output."""
         made = output or f"{self._prefix}{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(

@@ -24,7 +24,9 @@ def _whole(name: str, value: Any, least: int) -> None:
 def _number(name: str, value: Any, least: float, most: float = math.inf, *, open_end: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < least or (open_end and value == least) or value > most:
-        span = f"{'above' if open_end else 'of at least'} {least:g}" + (f", at most {most:g}" if most < math.inf else "")
+        span = f"{'above' if open_end else 'of at least'} {least:g}" + (
+            f", at most {most:g}" if most < math.inf else ""
+        )
         raise UsageError(f"{name} is a number {span}, not {value!r}.")
 
 
@@ -93,7 +95,9 @@ class HeadForm:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> HeadForm:
         """The form that :meth:`to_dict` wrote."""
-        return cls(HeadSettings(**data["settings"]), *(int(data[k]) for k in ("channels", "height", "width", "classes")))
+        return cls(
+            HeadSettings(**data["settings"]), *(int(data[k]) for k in ("channels", "height", "width", "classes"))
+        )
 
 
 @dataclass(frozen=True)

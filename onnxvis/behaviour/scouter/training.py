@@ -195,7 +195,8 @@ class _Run:
 
     def _close_epoch(self) -> None:
         state = self.state
-        fitted = [s / state.sums[3] for s in state.sums[:3]]
+        loss_sum, hits, area_sum, count = state.sums
+        fitted = (loss_sum / count, hits / count, area_sum / count)
         held = self._held_back()
         state.history.append(Epoch(*fitted, *held))
         loss = held[0] if not math.isnan(held[0]) else fitted[0]
