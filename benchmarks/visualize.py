@@ -1,7 +1,7 @@
 """How well class visualization works: ``python benchmarks/visualize.py [--classes 10] [--steps 128]``.
 
 For evenly spread ImageNet classes of EfficientNet-Lite0 and SqueezeNet 1.1: does the deployed file name the class first
-on the picture, how far is the score above the largest that any photo of scikit-image reaches, and how long does it take.
+on the picture, how far is the score above the largest of any photo of scikit-image, and how long does it take.
 Prints one row for each network and writes them as JSON where asked.
 """
 
@@ -21,7 +21,7 @@ from onnxvis.behaviour.visualization import visualize
 from onnxvis.demo import imagenet_labels, lite0, photo
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from support import squeezenet  # noqa: E402
+from support import squeezenet
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "ihc.png")
 

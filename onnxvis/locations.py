@@ -63,6 +63,8 @@ def location_name(location: str) -> str:
 
 def redacted(location: str) -> str:
     """A location without the credentials that it carries: user and password, signatures, tokens, long values."""
+    if "://" not in location:
+        return location
     return "::".join(_redacted_part(part) for part in location.split("::"))
 
 
@@ -103,7 +105,7 @@ def read_location(location: str, most: int, *, seconds: float | None = None, att
             data = _within(seconds or SECONDS, lambda: _read(location, most + 1))
             break
         except FileNotFoundError:
-            raise PictureError(f"there is no picture {shown}: check the address.") from None
+            raise PictureError(f"there is no picture {shown}, or nobody answers there: check the address.") from None
         except PermissionError as error:
             raise PictureError(f"{shown} may not be read: check the credentials of this environment.") from error
         except ImportError as error:

@@ -70,7 +70,7 @@ def _row(name: str, size: tuple[int, int], grids: tuple[tuple[int, int], ...], f
     note = "" if len(checked) == len(grids) else f" ({len(grids) - len(checked)} of {len(grids)} plain)"
     return (
         f"| {said} | {pixels} | {sizes} | {positions:,} | {_span(parts, '')}{note} | "
-        f"{_span([round(100 * s) for s in shares], ' %')} | {error:.0e} |"
+        f"{_span([round(100 * s) for s in shares], ' %')} | {f'{error:.0e}' if error else '0'} |"
     )
 
 

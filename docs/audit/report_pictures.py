@@ -19,7 +19,7 @@ from onnxvis.audit.report import AuditPlan, audit
 from onnxvis.demo import lite0, photo
 
 IMAGES = Path(__file__).parent.parent / "images"
-LABELS = {"chelsea.png": "Egyptian cat", "coffee.png": "espresso", "rocket.jpg": "missile"}
+LABELS = {"chelsea.png": "tabby", "coffee.png": "espresso", "rocket.jpg": "missile"}
 METHODS = ("grad-cam", "integrated-gradients", "occlusion")
 LARGEST = 290_000
 

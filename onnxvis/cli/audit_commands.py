@@ -159,6 +159,8 @@ def _command(ctx: typer.Context) -> str:
     """The command line that gives these options, whatever way they were given."""
     words = ["onnxvis", ctx.command.name or ""]
     for parameter in ctx.command.params:
+        if parameter.name == "quiet":
+            continue
         given: Any = ctx.params.get(parameter.name or "")
         if parameter.param_type_name == "argument":
             words += [str(v) for v in given] if isinstance(given, list | tuple) else [str(given)]

@@ -20,7 +20,7 @@ from onnxvis.behaviour.stored import Pictures, choose_layers
 from onnxvis.behaviour.tiles import Tile, TileRow, tile_sheet, tile_uri
 from onnxvis.behaviour.unit_page import UnitCard, UnitCell, UnitPage, UnitStrip, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.cli.results import made_line, open_store, store_facts, write_file
+from onnxvis.cli.results import layer_notes, made_line, open_store, store_facts, write_file
 from onnxvis.errors import UsageError
 from onnxvis.names import slug
 from onnxvis.progress import Progress
@@ -158,7 +158,7 @@ def _write(job: DissectJob, store: Store, name: str, done: Sequence[tuple[Dissec
     page = UnitPage(
         title=f"{name}: concepts its units detect",
         facts=tuple(facts),
-        notes=(*(f"{f.result.layer}: {note}." for f, _ in done for note in f.notes), _LINES_NOTE),
+        notes=(*layer_notes([(f.result.layer, f.notes) for f, _ in done]), _LINES_NOTE),
         cards=tuple(card for _, cards in done for card in cards),
         made=made_line(),
     )

@@ -23,7 +23,8 @@ def index(
         list[str],
         typer.Argument(
             metavar="IMAGE...",
-            help="Pictures; folders (a picture in a sub-folder is labeled with its name); CSV files of path,label.",
+            help="Pictures; folders (a picture in a sub-folder is labeled with its name); CSV files of path,label; zip "
+            "and tar archives; Parquet files with pictures; any of them by URL (s3://, gs://, hf://, https://).",
             show_default=False,
         ),
     ],
@@ -69,6 +70,11 @@ def index(
     provider: o.Provider = None,
     output: o.Output = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, only the last lines.")] = False,
+    engine: o.Engine = "local",
+    ray_address: o.RayAddress = None,
+    actors: o.Actors = None,
+    cpus_per_actor: o.CpusPerActor = 1,
+    gpus_per_actor: o.GpusPerActor = 0.0,
     mean: o.Mean = None,
     std: o.Std = None,
     scale: o.Scale = None,
@@ -86,7 +92,7 @@ def index(
     Killed at any moment, the same command goes on where it stopped. A broken picture is recorded and skipped. Then
     ask: onnxvis patches, neighbors, project, dissect.
     """  # noqa: D301 - the backslashes keep lines of --help apart
-    from onnxvis.cli.index import IndexOptions, run_index
+    from onnxvis.cli.index import Cluster, IndexOptions, run_index
 
     flags = {
         "mean": mean,
@@ -110,4 +116,5 @@ def index(
         workers=workers,
     )
     opened = o.open_model(model, preprocessing, labels, provider, output, flags)
-    raise typer.Exit(run_index(opened, images, out, options, quiet))
+    cluster = Cluster(engine, ray_address, actors, cpus_per_actor, gpus_per_actor)
+    raise typer.Exit(run_index(opened, images, out, options, cluster, quiet))

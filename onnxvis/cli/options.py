@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from onnxvis.model import Model
 
 __all__ = [
+    "Actors",
     "BatchSize",
     "ChannelOrder",
+    "CpusPerActor",
+    "Engine",
+    "GpusPerActor",
     "Gradients",
     "Interpolation",
     "Labels",
@@ -24,6 +28,7 @@ __all__ = [
     "Output",
     "PreprocessingChoice",
     "Provider",
+    "RayAddress",
     "Scale",
     "Size",
     "Std",
@@ -89,6 +94,37 @@ Gradients = Annotated[
     ),
 ]
 Output = Annotated[str | None, typer.Option("--output", help="Which graph output to explain, of several.")]
+_CLUSTER = "Many machines"
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="WHO",
+        help="local, or ray: actors on this machine or on a cluster.",
+        rich_help_panel=_CLUSTER,
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Of a running Ray cluster ('auto' finds the one here).",
+        rich_help_panel=_CLUSTER,
+    ),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        "--actors", min=1, help="How many. Left out: as many as there are processors for.", rich_help_panel=_CLUSTER
+    ),
+]
+CpusPerActor = Annotated[
+    int, typer.Option("--cpus-per-actor", min=1, help="Processors and threads of each.", rich_help_panel=_CLUSTER)
+]
+GpusPerActor = Annotated[
+    float, typer.Option("--gpus-per-actor", min=0, help="GPUs of each; 0.25 shares one.", rich_help_panel=_CLUSTER)
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures (or perturbed copies) at once.")]
 
 

@@ -18,7 +18,7 @@ from onnxvis.behaviour.stored import choose_layers
 from onnxvis.behaviour.tiles import OUTSIDE_NOTE, tile_sheet
 from onnxvis.behaviour.unit_page import UnitCard, UnitPage, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.cli.results import made_line, open_store, store_facts, write_file
+from onnxvis.cli.results import layer_notes, made_line, open_store, store_facts, write_file
 from onnxvis.names import slug
 from onnxvis.progress import Progress
 from onnxvis.render import png_bytes
@@ -131,7 +131,7 @@ def _write(job: PatchJob, store: Store, name: str, done: list[_Drawn]) -> None:
     page = UnitPage(
         title=f"{name}: what excites its units" + (" - UNVERIFIED" if any(one.unverified for one in done) else ""),
         facts=tuple(store_facts(store)),
-        notes=(*(f"{one.layer}: {note}." for one in done for note in one.notes), OUTSIDE_NOTE),
+        notes=(*layer_notes([(one.layer, one.notes) for one in done]), OUTSIDE_NOTE),
         cards=tuple(card for one in done for card in one.cards),
         made=made_line(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from onnxvis.behaviour.thumbnails import Thumbnails
     from onnxvis.progress import Progress
 
-__all__ = ["made_line", "open_store", "store_facts", "store_thumbnails", "write_file"]
+__all__ = ["layer_notes", "made_line", "open_store", "store_facts", "store_thumbnails", "write_file"]
 
 
 def open_store(path: Path) -> Store:
@@ -74,6 +75,22 @@ def store_facts(store: Store) -> list[tuple[str, str]]:
         ("Embedding", store.embedding_layer),
     ]
     return lines if store.complete else [*lines, ("Incomplete", "the pass has not finished")]
+
+
+def layer_notes(notes: Sequence[tuple[str, Iterable[str]]]) -> list[str]:
+    """Sentences about layers: what holds for all of them once, the rest with the layer's name.
+
+    Args:
+        notes: for each layer its name and notes.
+    """
+    layers_of: dict[str, list[str]] = {}
+    for layer, own in notes:
+        for note in own:
+            layers_of.setdefault(note, []).append(layer)
+    return [
+        f"{note[0].upper()}{note[1:]}." if len(layers) == len(notes) else f"{', '.join(layers)}: {note}."
+        for note, layers in layers_of.items()
+    ]
 
 
 def made_line() -> str:

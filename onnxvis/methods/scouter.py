@@ -48,7 +48,8 @@ class SlotAttention:
 
     Attributes:
         attention: tensor of the attention, ``(N, slots, places)`` or ``(N, slots, rows, columns)``.
-        classes: K; slots are a multiple of it, those of a class beside each other.
+        classes: K.
+        slots: slots per class; where the tensor has all of them, those of a class are beside each other.
         rows: of a map.
         columns: of a map.
         sign: e, +1 or -1; 0 where the file does not say, and the sign of its logits has to.
@@ -58,6 +59,7 @@ class SlotAttention:
 
     attention: str
     classes: int
+    slots: int
     rows: int
     columns: int
     sign: int
@@ -93,6 +95,7 @@ def _by_metadata(model: Model, text: str) -> SlotAttention:
         form, sign = record["form"], {"positive": 1, "negative": -1}[record["form"]["settings"]["explanation"]]
         attention, values = str(record["attention"]), str(record["values"])
         classes, rows, columns = (int(form[name]) for name in ("classes", "height", "width"))
+        slots = int(form["settings"]["slots"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"the metadata {METADATA_KEY} of {model.name!r} are damaged ({error!r}). Fit it anew."
@@ -105,7 +108,7 @@ def _by_metadata(model: Model, text: str) -> SlotAttention:
             "the file was changed after it was written. Fit it anew."
         )
     reason = f"recognized by its metadata {METADATA_KEY}: {record['form']['settings']['explanation']} explanations"
-    return SlotAttention(attention, classes, rows, columns, sign, values, reason)
+    return SlotAttention(attention, classes, slots, rows, columns, sign, values, reason)
 
 
 def _by_structure(model: Model) -> SlotAttention:
@@ -124,7 +127,7 @@ def _by_structure(model: Model) -> SlotAttention:
                     f"recognized by structure: the Sigmoid {tensor!r} of shape {shape} has {shape[1] // classes} "
                     f"row(s) for each of the {classes} classes, and the logits come from its product with features"
                 )
-                return SlotAttention(tensor, classes, *grid, 0, None, reason)
+                return SlotAttention(tensor, classes, shape[1] // classes, *grid, 0, None, reason)
     raise ModelError(
         f"{model.name!r} carries no slot attention (no metadata {METADATA_KEY}, and no sigmoid attention with a row "
         "for each class before the logits). `onnxvis scouter fit` trains such a head on it."

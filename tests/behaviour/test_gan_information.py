@@ -108,6 +108,21 @@ def test_nan_is_above_no_threshold():
         assert counts.above[0].tolist() == [(large[0] > e).sum() for e in edges[0]]
 
 
+def test_the_compiled_counts_are_the_same(monkeypatch):
+    maps, masks, edges = example(samples=2, units=7)
+    maps[0, 0, 1, 1] = np.nan
+    maps[1, 3, 2, 2] = np.inf
+    edges[2] = np.array([0, 0, 0, 0, 1, 1], np.float32)
+    counts = []
+    for limit in (1, 1 << 40):
+        monkeypatch.setattr("onnxvis.behaviour.gan.information.COMPILED_FROM", limit)
+        monkeypatch.setattr("onnxvis.behaviour.gan.information._AT_ONCE", 3 * masks[0, 0].size)
+        counts.append(JointCounts(edges, 3))
+        counts[-1].add(maps, masks)
+    for name in ("both", "above", "marked", "pixels"):
+        assert np.array_equal(getattr(counts[0], name), getattr(counts[1], name))
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 9))
 def test_combinations_name_each_pixel(concepts, pixels, seed):

@@ -164,3 +164,10 @@ def test_tiles_are_enlarged_in_squares_and_hatched_outside() -> None:
     assert sheet.width >= 132 + 3 * 46
     with pytest.raises(UsageError):
         tile_sheet([])
+
+
+def test_what_holds_for_all_layers_is_said_once() -> None:
+    from onnxvis.cli.results import layer_notes
+
+    said = layer_notes([("a", ["masks are kept", "3 apart"]), ("b", ["masks are kept", "7 apart"])])
+    assert said == ["Masks are kept.", "a: 3 apart.", "b: 7 apart."]

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from support.scouter import CLASSES, classifier, digits, opened, untrained
 
 import onnxvis
-from onnxvis.behaviour.scouter import HeadSettings
+from onnxvis.behaviour.scouter import HeadSettings, evaluate
 from onnxvis.check import check
 from onnxvis.cli.console import run as run_cli
 from onnxvis.errors import ModelError, TargetError, UsageError
@@ -65,6 +65,23 @@ def test_the_map_is_the_files_own_attention(name: str, by: str) -> None:
         assert found.score == pytest.approx(logits[index], rel=1e-5)
         assert found.signed == (sign < 0)
         assert any(f"recognized by {'its metadata' if by == 'metadata' else 'structure'}" in n for n in found.notes)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_areas_are_those_of_the_files_attention(name: str) -> None:
+    samples = digits(12)
+    model = onnxvis.load(untrained(FORMS[name]), provider="cpu")
+    found = evaluate(model, samples)
+    x = np.stack([np.asarray(p, np.float32)[None] / np.float32(255) for p in samples.pictures])
+    session = onnxruntime.InferenceSession(untrained(FORMS[name]).SerializeToString())
+    logits, attention = session.run(["logits", "attention"], {"image": x})
+    areas = attention.astype(np.float64).mean(axis=(2, 3)) / FORMS[name].slots
+    rows = np.arange(12)
+    assert found.area_all == pytest.approx(areas.mean(), rel=1e-5)
+    assert found.area_label == pytest.approx(areas[rows, samples.labels].mean(), rel=1e-5)
+    assert found.area_predicted == pytest.approx(areas[rows, logits.argmax(1)].mean(), rel=1e-5)
+    assert found.area_least == pytest.approx(areas[rows, logits.argmin(1)].mean(), rel=1e-5)
+    assert found.accuracy == pytest.approx((logits.argmax(1) == samples.labels).mean())
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxvis.errors import UsageError
 from onnxvis.kernels.upsample import upsample_bilinear
 
-__all__ = ["LEVELS", "JointCounts", "QuantileEdges", "information_quality", "intersection_over_union"]
+__all__ = ["COMPILED_FROM", "LEVELS", "JointCounts", "QuantileEdges", "information_quality", "intersection_over_union"]
 
 LEVELS: tuple[float, ...] = (
     *np.arange(0.05, 0.951, 0.05).round(2).tolist(),
@@ -29,6 +29,8 @@ LEVELS: tuple[float, ...] = (
 _KEPT = 1 << 16
 _BITS = 32
 _AT_ONCE = 1 << 22
+COMPILED_FROM = 1 << 19
+"""Units times pixels of one sample from which the numba kernel is used."""
 
 
 class QuantileEdges:
@@ -113,19 +115,20 @@ class JointCounts:
         """
         units, levels = self.edges.shape
         kind, members = combinations(marks.reshape(len(marks), -1))
-        count = np.empty((units, levels + 1, len(members)), np.int64)
-        step = max(1, _AT_ONCE // max(marks[0].size, 1))
+        above = np.empty((units, levels), np.int64)
+        both = np.empty((units, levels, len(marks)), np.int64)
+        by = _compiled if units * kind.size >= COMPILED_FROM else _counted
+        step = max(1, _AT_ONCE // max(kind.size, (levels + 1) * len(members), 1))
         for start in range(0, units, step):
-            some = maps[start : start + step].astype(np.float32)
-            large = upsample_bilinear(some, (marks.shape[1], marks.shape[2])).reshape(len(some), -1)
-            large[np.isnan(large)] = -np.inf
-            for unit, values in enumerate(large, start):
-                level = np.searchsorted(self.edges[unit], values, side="left")
-                found = np.bincount(level * len(members) + kind, minlength=(levels + 1) * len(members))
-                count[unit] = found.reshape(levels + 1, len(members))
-        # A value in bin b is above the thresholds 0 to b - 1.
-        over = count[:, :0:-1].cumsum(axis=1)[:, ::-1]
-        return over.sum(axis=2), over @ members.astype(np.int64)
+            some = slice(start, start + step)
+            large = upsample_bilinear(maps[some].astype(np.float32), (marks.shape[1], marks.shape[2]))
+            count = np.zeros((len(large), levels + 1, len(members)), np.int64)
+            by(large.reshape(len(large), -1), self.edges[some], kind, count)
+            # A value in bin b is above the thresholds 0 to b - 1.
+            over = count[:, :0:-1].cumsum(axis=1)[:, ::-1]
+            above[some] = over.sum(axis=2)
+            both[some] = over.astype(np.float64) @ members.astype(np.float64)  # whole numbers far below 2^53: exact
+        return above, both
 
     def merge(self, other: JointCounts) -> None:
         """Add the counts of other samples.
@@ -162,6 +165,26 @@ class JointCounts:
     def iou(self) -> NDArray[np.float64]:
         """``(U, T, K)`` intersection over union; 0 where both are empty."""
         return intersection_over_union(self.both, self.above[..., None], self.marked)
+
+
+def _counted(
+    values: NDArray[np.float32], edges: NDArray[np.float32], kind: NDArray[np.intp], count: NDArray[np.int64]
+) -> None:
+    """Count values ``(U, P)`` by how many thresholds ``(U, T)`` lie below them and by kind ``(P,)``: into ``count``."""
+    levels, kinds = count.shape[1:]
+    for unit, row in enumerate(np.where(np.isnan(values), -np.inf, values)):
+        level = np.searchsorted(edges[unit], row, side="left")
+        count[unit] = np.bincount(level * kinds + kind, minlength=levels * kinds).reshape(levels, kinds)
+
+
+def _compiled(
+    values: NDArray[np.float32], edges: NDArray[np.float32], kind: NDArray[np.intp], count: NDArray[np.int64]
+) -> None:
+    """The same, compiled; whole numbers, so the answers are equal."""
+    from onnxvis.behaviour.gan._count_compiled import count_levels
+    from onnxvis.kernels._jit import for_row_blocks
+
+    for_row_blocks(lambda start, stop: count_levels(values, edges, kind, count, start, stop), len(values))
 
 
 def combinations(marks: np.ndarray) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

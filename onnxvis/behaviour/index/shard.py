@@ -14,6 +14,7 @@ from onnxvis.behaviour.index.layers import Tap
 from onnxvis.behaviour.index.rows import Answer, PictureRow
 from onnxvis.behaviour.index.tally import LayerTally, Tally
 from onnxvis.errors import ModelError, UsageError
+from onnxvis.locations import redacted
 from onnxvis.prediction import Prediction, predictions, same_shape
 from onnxvis.reading import ListedPicture, Read, prepare_ahead
 
@@ -251,7 +252,7 @@ def _row(member: Numbered, error: str, answer: Prediction | None = None) -> Pict
     classes = answer.top if answer is not None else ()
     return PictureRow(
         id=number,
-        path=read.item.path,
+        path=redacted(read.item.path),
         sha256=picture.sha256 if picture is not None else "",
         width=width,
         height=height,

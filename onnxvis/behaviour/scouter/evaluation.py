@@ -142,8 +142,7 @@ def evaluate(
         x = np.concatenate([one.tensor for one in prepared])
         tensors = model.engine.forward(x, (model.logits.tensor, found.attention), batch_size)
         attention = tensors[found.attention]
-        slots = attention.shape[1] // found.classes
-        maps = class_maps(found, attention) / slots
+        maps = class_maps(found, attention) / found.slots
         logits = logits_of(model, tensors, len(rows))
         for i, row in enumerate(rows):
             negative = (found.sign or (-1 if logits.max() <= 0 else 1)) < 0
