@@ -22,7 +22,7 @@ MAY_IMPORT = {
         *("errors", "graph", "kernels", "runtime", "preprocessing"),
         *("localization", "prediction", "progress", "target"),
     },
-    "behaviour": NOUNS | {"graph", "kernels", "runtime", "methods", "preprocessing", "render"},
+    "behaviour": NOUNS | {"graph", "kernels", "converters", "runtime", "methods", "preprocessing", "render"},
     "cluster": NOUNS | {"behaviour", "audit", "graph", "kernels", "runtime", "methods", "preprocessing", "render"},
     "audit": NOUNS | {"graph", "kernels", "runtime", "methods", "preprocessing", "render"},
     "preprocessing": {"errors", "kernels", "picture"},

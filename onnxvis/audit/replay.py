@@ -29,7 +29,22 @@ from onnxvis.explaining import Settings, explain_prepared, request
 from onnxvis.methods import get_method
 from onnxvis.progress import Progress, silent
 
-__all__ = ["AGREES", "DISAGREES", "IDENTICAL", "UNREPEATABLE", "Replay", "Replayed", "replay"]
+__all__ = [
+    "AGREES",
+    "DISAGREES",
+    "GRADIENT_TOLERANCE",
+    "IDENTICAL",
+    "TOLERANCE",
+    "UNREPEATABLE",
+    "Replay",
+    "Replayed",
+    "replay",
+]
+
+TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 1e-2
+"""Largest distance of two maps that agree, as a part of the map's size (Euclidean norms), for methods that only run the
+network and for those that differentiate it: where another batch size moves an activation across a kink, its float32
+gradient changes by that much."""
 
 IDENTICAL, AGREES, DISAGREES, UNREPEATABLE = "identical", "agrees", "disagrees", "cannot be repeated"
 
@@ -44,7 +59,9 @@ class Replayed:
         outcome: "identical" (every bit of the map), "agrees" (within the tolerance), "disagrees" or "cannot be
             repeated".
         differences: what is not as it was recorded, the serious ones first.
-        largest: largest difference of the map as a part of its largest value; ``None`` where it was not computed.
+        distance: Euclidean distance of the two maps as a part of the recorded one's norm; ``None`` where it was not
+            computed.
+        largest: largest difference as a part of the largest value.
         correlation: Pearson correlation of the two maps.
     """
 
@@ -52,6 +69,7 @@ class Replayed:
     title: str
     outcome: str
     differences: tuple[Difference, ...] = ()
+    distance: float | None = None
     largest: float | None = None
     correlation: float | None = None
 
@@ -62,6 +80,7 @@ class Replayed:
             "title": self.title,
             "outcome": self.outcome,
             "differences": [vars(d) for d in self.differences],
+            "distance": self.distance,
             "largest": self.largest,
             "correlation": self.correlation,
         }
@@ -74,12 +93,10 @@ class Replay:
     Attributes:
         results: one for each manifest.
         in_all: how many manifests there were to choose from.
-        tolerance: the largest difference of a map that agrees, as a part of its largest value.
     """
 
     results: tuple[Replayed, ...]
     in_all: int
-    tolerance: float
 
     @property
     def agrees(self) -> bool:
@@ -106,7 +123,7 @@ def replay(
     labels: str | None = None,
     provider: str | None = None,
     gradients: str | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Replay:
@@ -121,8 +138,8 @@ def replay(
         labels: class names, where a target needs them and they do not lie beside the model.
         provider: execution provider; ``None`` takes the recorded one where it works here.
         gradients: "torch" or "onnx"; ``None`` takes what was asked for then.
-        tolerance: largest difference of a map that agrees, as a part of its largest value. Batches, threads and
-            versions change the last bits of float32; a changed weight or picture changes more.
+        tolerance: largest distance of maps that agree, as a part of the map's size; ``None`` takes :data:`TOLERANCE`
+            or :data:`GRADIENT_TOLERANCE`. Batches, threads and versions change the last bits of float32.
         seed: of the sample.
         progress: called with (stage, done, total).
 
@@ -143,7 +160,7 @@ def replay(
         report("maps", number, len(chosen))
         results.append(_one(path, audit, setups, root, tolerance))
     report("maps", len(chosen), len(chosen))
-    return Replay(tuple(results), len(paths), tolerance)
+    return Replay(tuple(results), len(paths))
 
 
 def _manifests(what: Path) -> tuple[list[Path], dict[str, Any] | None]:
@@ -201,7 +218,7 @@ def _repeat(
     audit: Mapping[str, Any] | None,
     setups: Setups,
     root: Path | None,
-    tolerance: float,
+    tolerance: float | None,
 ) -> Replayed:
     setup = setups.of(manifest)
     picture = find_picture(manifest, root)
@@ -212,12 +229,14 @@ def _repeat(
     explanation = _explained(manifest, setup, picture)
     same_inputs = not any(d.serious for d in differences)
     differences += compare_answers(manifest, explanation, same_inputs)
-    found = compare_map(path, manifest, audit, explanation.attribution, tolerance)
+    usual = GRADIENT_TOLERANCE if get_method(manifest["method"]).needs_gradient else TOLERANCE
+    bound = usual if tolerance is None else tolerance
+    found = compare_map(path, manifest, audit, explanation.attribution, bound)
     differences += [*found.differences, *compare_versions(manifest)]
     differences.sort(key=lambda d: not d.serious)
     serious = any(d.serious for d in differences)
     outcome = DISAGREES if serious else IDENTICAL if found.identical else AGREES
-    return Replayed(str(path), title, outcome, tuple(differences), found.largest, found.correlation)
+    return Replayed(str(path), title, outcome, tuple(differences), found.distance, found.largest, found.correlation)
 
 
 def _explained(manifest: Mapping[str, Any], setup: Setup, picture: Found) -> Any:

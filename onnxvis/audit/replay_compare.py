@@ -53,6 +53,7 @@ class ComparedMap:
     """The recorded and the repeated map: equal in every bit, or how far apart."""
 
     identical: bool
+    distance: float | None
     largest: float | None
     correlation: float | None
     differences: tuple[Difference, ...]
@@ -159,23 +160,24 @@ def compare_map(
     if problem:
         found.append(Difference("file", problem))
     if hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest() == recorded:
-        return ComparedMap(True, 0.0, 1.0, tuple(found))
+        return ComparedMap(True, 0.0, 0.0, 1.0, tuple(found))
     if saved is None:
         text = "the map computed now is another one; by how much cannot be said without attribution.npy"
-        return ComparedMap(False, None, None, (*found, Difference("map", text)))
+        return ComparedMap(False, None, None, None, (*found, Difference("map", text)))
     if saved.shape != values.shape:
         text = f"the map has the shape {values.shape} now, recorded {saved.shape}"
-        return ComparedMap(False, None, None, (*found, Difference("map", text)))
+        return ComparedMap(False, None, None, None, (*found, Difference("map", text)))
     a, b = values.astype(np.float64).ravel(), saved.astype(np.float64).ravel()
+    distance = float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-37))
     largest = float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-37))
     correlation = _correlation(a, b)
-    if not largest <= tolerance:
+    if not distance <= tolerance:
         text = (
-            f"largest difference {largest:.2g} of the map's largest value (tolerance {tolerance:g}), correlation "
-            f"{correlation:.4f}"
+            f"it differs by {distance:.2g} of its size (tolerance {tolerance:g}), at most by {largest:.2g} of its "
+            f"largest value; correlation {correlation:.4f}"
         )
         found.append(Difference("map", text))
-    return ComparedMap(False, largest, correlation, tuple(found))
+    return ComparedMap(False, distance, largest, correlation, tuple(found))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

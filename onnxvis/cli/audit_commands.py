@@ -125,8 +125,13 @@ def replay(
     provider: o.Provider = None,
     gradients: Annotated[str | None, typer.Option(help="torch or onnx, instead of what was used.")] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest difference that agrees, as a part of the map's largest value.")
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Largest distance that agrees, as a part of the map's size. Left out: 0.001, and 0.01 for methods that "
+            "use gradients.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was found.")

@@ -30,7 +30,7 @@ class ReplayJob:
     labels: str | None = None
     provider: str | None = None
     gradients: str | None = None
-    tolerance: float = 1e-3
+    tolerance: float | None = None
     seed: int = 0
     json: Path | None = None
     quiet: bool = False
@@ -67,8 +67,8 @@ def run_replay(job: ReplayJob) -> int:
 def _say(result: Replayed, said: set[str]) -> None:
     """One result; what is the same for all of them (the model, versions) is said once."""
     line = result.outcome
-    if result.outcome == AGREES and result.largest is not None:
-        line += f", largest difference {result.largest:.1e} of the largest value"
+    if result.outcome == AGREES and result.distance is not None:
+        line += f" (differs by {result.distance:.1e} of its size)"
     out.print(f"[{_COLORS[result.outcome]}]{line}[/]: {escape(visible(result.title))}")
     for difference in result.differences:
         text = f"{difference.what}: {difference.text}"
@@ -93,7 +93,6 @@ def _write(path: Path, found: Replay) -> None:
     data = {
         "agrees": found.agrees,
         "manifests": found.in_all,
-        "tolerance": found.tolerance,
         "results": [result.to_dict() for result in found.results],
     }
     try:

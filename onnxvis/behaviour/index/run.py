@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,7 @@ __all__ = ["IndexOptions", "ShardEngine", "Summary", "index", "prepare_model", "
 _OPEN = {"complete": False, "pictures": 0, "errors": 0}  # of the second pass, until it is through
 LARGEST_SHARD = 1 << 28
 """Bytes of the kept maps of one shard; a few shards are in memory at a time."""
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 COMPILED_FROM = 1 << 25
 """Activations of a whole pass from which loading the numba kernels pays."""
 
@@ -134,6 +136,8 @@ def index(
         OutputError: the store cannot be written; finished shards are kept.
     """
     lance_module()
+    if _URL.match(os.fspath(out)):
+        raise UsageError(f"a store is a folder of this machine, and {out} is none: copy a finished store there.")
     options = options or IndexOptions()
     _check(options)
     pictures = list_pictures(images)
