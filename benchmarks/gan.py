@@ -274,7 +274,7 @@ def write(blocks: dict[str, str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=3000)
+    parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--measured", type=int, default=256)
     parser.add_argument("--photos", type=int, default=60)
     given = parser.parse_args()

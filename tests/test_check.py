@@ -14,6 +14,9 @@ from onnxvis.check import check
 from onnxvis.methods import method_names
 from onnxvis.preprocessing import Prepared
 
+ONLY_FOR_OTHER_FILES = ["scouter"]
+"""Methods that read what an ordinary classifier does not have."""
+
 
 @pytest.fixture(scope="module")
 def model() -> onnxvis.Model:
@@ -24,7 +27,7 @@ def test_every_method_is_tried_and_the_report_is_plain_data(model: onnxvis.Model
     report = check(model)
     assert [trial.method for trial in report.methods] == list(method_names())
     assert report.usable
-    assert all(trial.works for trial in report.methods), [t for t in report.methods if not t.works]
+    assert [t.method for t in report.methods if not t.works] == ONLY_FOR_OTHER_FILES
     data = json.loads(json.dumps(report.to_dict()))
     assert data["model"]["sha256"] == model.sha256
     assert {f["name"]: f["ok"] for f in data["findings"]}["torch conversion"] is True
@@ -59,4 +62,4 @@ def test_a_model_without_a_picture_is_refused() -> None:
 def test_any_declared_batch(batch: int | str) -> None:
     report = check(onnxvis.load(convnet(size=16, batch=batch)))
     assert all(finding.ok is not False for finding in report.findings), report.findings
-    assert all(trial.works for trial in report.methods), [t for t in report.methods if not t.works]
+    assert [t.method for t in report.methods if not t.works] == ONLY_FOR_OTHER_FILES

@@ -190,7 +190,9 @@ def _read(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read ({error}).") from None
 
 
-def _one(path: Path, audit: Mapping[str, Any] | None, setups: Setups, root: Path | None, tolerance: float) -> Replayed:
+def _one(
+    path: Path, audit: Mapping[str, Any] | None, setups: Setups, root: Path | None, tolerance: float | None
+) -> Replayed:
     try:
         manifest = _read(path)
         title = _title(manifest)

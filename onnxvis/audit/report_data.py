@@ -168,7 +168,7 @@ def limits(data: Mapping[str, Any]) -> list[str]:
             "cannot be seen from the model file."
         )
     if data["accuracy"] is None:
-        said.append(f"Whether the answers are right was not judged: labels: {pictures['truth']}.")
+        said.append(f"Whether the answers are right was not judged, for want of labels ({pictures['truth']}).")
     said.append(
         "Maps explain the score before softmax or sigmoid (the logit), of the file as it is deployed, on these "
         "pictures. They do not show how the model behaves on other data."

@@ -25,7 +25,7 @@ from onnxvis.audit.report_charts import curve_chart, dot_chart
 from onnxvis.audit.report_maps import entry_maps, shared_limits
 from onnxvis.audit.report_state import ReportFolder
 from onnxvis.audit.report_steps import CONTROL, TRUTH
-from onnxvis.audit.report_words import clean, facts, findings, interval, percent, tiles, where
+from onnxvis.audit.report_words import TESTS, clean, facts, findings, interval, percent, tiles, where
 from onnxvis.errors import OutputError
 from onnxvis.render.colormap import DIVERGING, NEUTRAL, SEQUENTIAL
 from onnxvis.render.scale import format_value
@@ -105,6 +105,7 @@ def _values(folder: ReportFolder, data: Mapping[str, Any]) -> dict[str, Any]:
         "script_hash": _hash(script),
         "tiles": tiles(data),
         "findings": findings(data),
+        "tests": TESTS,
         "facts": facts(data),
         "charts": [(m, dot_chart(m, titles), curve_chart(m, titles)) for m in data["metrics"]],
         "side": side,

@@ -11,12 +11,28 @@ from typing import Any
 
 from onnxvis.render.scale import format_value
 
-__all__ = ["Fact", "Finding", "clean", "facts", "findings", "interval", "percent", "tiles", "where"]
+__all__ = ["TESTS", "Fact", "Finding", "clean", "facts", "findings", "interval", "percent", "tiles", "where"]
 
 _LONGEST = 300
 # Controls and direction overrides, which could make a label read as another one; joiners are left alone.
 _MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "center", "right")
+
+
+TESTS = {
+    "answers repeat": "does the model answer the same twice?",
+    "batches": "does it answer the same for pictures together as for each alone?",
+    "applies": "can the method be used on this model?",
+    "outputs": "does the copy of the model that is differentiated answer as the deployed file does?",
+    "gradient": "is its gradient the slope that the deployed file really has?",
+    "completeness": "do the parts of the map add up to what they should explain?",
+    "repeatability": "is the map the same twice?",
+    "other seed": "is it the same for other random numbers?",
+    "input shift": "is the map unmoved when a constant is added to all pixels, and the model made to ignore it? That "
+    "of a method that compares with a black or gray picture is not: what it compares with has to be chosen",
+    "randomization": "does the map change when what the model has learned is taken away?",
+}
+"""What each self-test asks, for a reader who has not met it."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,8 @@ def _about_tests(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[Fin
         if test["name"] == "randomization":
             said.append(Finding(mark, text if text.startswith(title) else f"{title}: {text}"))
         elif mark == "bad":
-            said.append(Finding(mark, f"Self-test {test['name']!r}{f' of {title}' if title else ''} failed: {text}"))
+            question = TESTS.get(test["name"], f"is the self-test {test['name']!r} passed?").partition("?")[0]
+            said.append(Finding(mark, f"{title or 'The model'}: {question}? No: {text}"))
     return said
 
 

@@ -107,8 +107,7 @@ def climb(
         restarts: climbs from different noise, in one batch.
         batch_size: views at once.
         progress: called with the target's name and the step.
-        checkpoint: file in which the state is kept, from which an earlier climb of the same ``key`` goes on, and which
-            is removed at the end.
+        checkpoint: file of the state, from which a climb of the same ``key`` goes on; removed at the end.
         key: what the state belongs to.
 
     Returns:
@@ -124,8 +123,7 @@ def climb(
     values = parametrization(recipe, ascent.canvas, base)
     state, damaged = load_climb(checkpoint, key) if checkpoint is not None else (None, ())
     if state is None:
-        start = np.stack([values.start(np.random.default_rng([seed, r])) for r in range(restarts)])
-        state = Climb.begin(start)
+        state = Climb.begin(np.stack([values.start(np.random.default_rng([seed, r])) for r in range(restarts)]))
     saved = time.monotonic()
     try:
         while state.step < recipe.steps:
@@ -160,8 +158,9 @@ def _advanced(ascent: Ascent, values: Parametrization, state: Climb, base: Array
     done, stages = state.step + 1, state.stages
     if done in stage_steps(ascent.recipe.steps):
         stages = {**stages, done: _rounded(ascent.cut(values.picture(variables)))}
+    said = tuple(dict.fromkeys((*state.notes, *notes)))
     traced = np.concatenate([state.scores, scores[:, None]], axis=1)
-    return Climb(variables, first, second, awake, traced, stages, done, state.attempts, notes=notes)
+    return Climb(variables, first, second, awake, traced, stages, done, state.attempts, notes=said)
 
 
 def _restarted(ascent: Ascent, values: Parametrization, state: Climb, awake: NDArray[np.bool_]) -> Climb:
@@ -224,25 +223,44 @@ def _looks(ascent: Ascent, restart: int, step: int) -> list[_Look]:
 def _score_gradient(
     ascent: Ascent, pictures: Array, step: int, batch_size: int
 ) -> tuple[NDArray[np.float64], Array, tuple[str, ...]]:
-    """Scores ``(R,)`` and their gradient ``(R, C, H, W)``, both means over the views."""
+    """Scores ``(R,)`` and their gradient ``(R, C, H, W)``, both means over the views.
+
+    A unit that is silent has no gradient; one that stands before a rectifier has. There the step follows that.
+    """
+    target = ascent.target
     looks = [look for r in range(ascent.restarts) for look in _looks(ascent, r, step)]
-    scores, gradient = np.zeros(ascent.restarts), np.zeros_like(pictures)
-    notes: tuple[str, ...] = ()
-    model, target, name = ascent.model, ascent.target, ascent.model.image_input.name
-    for begin in range(0, len(looks), batch_size):
-        some = looks[begin : begin + batch_size]
-        x = ascent.space.to_input(np.stack([look.see(pictures[look.restart]) for look in some]))
-        cotangents = np.repeat(target.climbed_cotangent[None], len(some), axis=0)
-        found = model.engine.gradients({name: x}, target.climbed, [cotangents], (name,))
-        back = ascent.space.from_gradient(found.grads[0][name])
-        for look, score, one in zip(some, target.climbed_value(found.output), back, strict=True):
-            scores[look.restart] += score / ascent.recipe.views
-            gradient[look.restart] += look.back(one) / np.float32(ascent.recipe.views)
-        notes = found.notes
+    scores, gradient, notes = _along(ascent, pictures, looks, target.tensor, target.cotangent, batch_size)
+    silent = ~np.any(gradient != 0, axis=(1, 2, 3))
+    if silent.any() and target.before != target.tensor:
+        some = [look for look in looks if silent[look.restart]]
+        _, other, _ = _along(ascent, pictures, some, target.before, target.before_cotangent, batch_size)
+        gradient[silent] = other[silent]
+        notes = (*notes, "where the unit was silent, steps followed its value before its rectifier")
     if not np.isfinite(gradient).all():
         raise ModelError(
             f"the gradient of {target.name!r} is not finite after {step} steps. Try a smaller rate, or another seed."
         )
+    return scores, gradient, notes
+
+
+def _along(
+    ascent: Ascent, pictures: Array, looks: list[_Look], tensor: str, cotangent: Array, batch_size: int
+) -> tuple[NDArray[np.float64], Array, tuple[str, ...]]:
+    """The weighted sum of a tensor's values and its gradient, for each restart the mean over its views."""
+    scores, gradient = np.zeros(ascent.restarts), np.zeros_like(pictures)
+    notes: tuple[str, ...] = ()
+    name, share = ascent.model.image_input.name, np.float32(1 / ascent.recipe.views)
+    for begin in range(0, len(looks), batch_size):
+        some = looks[begin : begin + batch_size]
+        x = ascent.space.to_input(np.stack([look.see(pictures[look.restart]) for look in some]))
+        cotangents = np.repeat(cotangent[None], len(some), axis=0)
+        found = ascent.model.engine.gradients({name: x}, tensor, [cotangents], (name,))
+        back = ascent.space.from_gradient(found.grads[0][name])
+        values = found.output.reshape(len(some), -1).astype(np.float64) @ cotangent.reshape(-1).astype(np.float64)
+        for look, score, one in zip(some, values, back, strict=True):
+            scores[look.restart] += score / ascent.recipe.views
+            gradient[look.restart] += look.back(one) * share
+        notes = found.notes
     return scores, gradient, notes
 
 

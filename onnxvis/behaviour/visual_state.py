@@ -28,7 +28,7 @@ class Climb:
         first: Adam's running mean of the gradient.
         second: and of its square.
         awake: (R,) whether the restart has met a gradient yet.
-        scores: ``(R, steps)``: what is climbed, on each restart's views before each step, as the gradient's backend
+        scores: ``(R, steps)``: the score of each restart's views before each step, as the gradient's backend
             saw it.
         stages: step -> pictures ``(R, C, H, W)`` uint8 on the way.
         step: steps done.

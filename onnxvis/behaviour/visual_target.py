@@ -46,24 +46,9 @@ class VisualTarget:
     before: str
     before_cotangent: NDArray[np.float32]
 
-    @property
-    def climbed(self) -> str:
-        """The tensor whose gradient is followed: a silent neuron has one only before its rectifier."""
-        return self.before if self.kind == "neuron" else self.tensor
-
-    @property
-    def climbed_cotangent(self) -> NDArray[np.float32]:
-        """The weights for that one."""
-        return self.before_cotangent if self.kind == "neuron" else self.cotangent
-
     def value(self, values: np.ndarray) -> NDArray[np.float64]:
         """The score of each picture: the tensor's values ``(N, ...)`` to ``(N,)``."""
         weights = self.cotangent.reshape(-1).astype(np.float64)
-        return np.asarray(values.reshape(len(values), -1).astype(np.float64) @ weights)
-
-    def climbed_value(self, values: np.ndarray) -> NDArray[np.float64]:
-        """The same for the values of :attr:`climbed`."""
-        weights = self.climbed_cotangent.reshape(-1).astype(np.float64)
         return np.asarray(values.reshape(len(values), -1).astype(np.float64) @ weights)
 
 
@@ -129,8 +114,6 @@ def _unit(model: Model, tensor: str, unit: int, place: str | None, spec: str) ->
         reason = f"unit {unit} of {tensor!r}, " + ("mean over its places" if grid else "its value")
         return VisualTarget(f"{tensor}:{unit}", spec, "unit", tensor, weights, reason, before, before_weights)
     reason = f"unit {unit} of {tensor!r} at row {at[0]}, column {at[1]}"
-    if before != tensor:
-        reason += "; climbed by the value before its rectifier, which has a gradient where the unit is silent"
     name = f"{tensor}:{unit} @ {at[0]},{at[1]}"
     return VisualTarget(name, spec, "neuron", tensor, weights, reason, before, before_weights)
 

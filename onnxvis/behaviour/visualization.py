@@ -67,7 +67,7 @@ class Restart:
         score: of the deployed file on that picture.
         prediction: what the deployed file answers on it.
         stages: the way, the last one being the end.
-        trace: what was climbed, on this climb's views before each step, as the gradient's backend saw it.
+        trace: the score of this climb's views before each step, as the gradient's backend saw it.
     """
 
     number: int

@@ -78,7 +78,11 @@ def explain(
     model: o.ModelPath,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.", show_default=False),
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Pictures; folders, archives or tables of them; any of them by URL.",
+            show_default=False,
+        ),
     ],
     method: Annotated[
         str, typer.Option("--method", "-m", help="Methods, separated by commas, or 'all'; see 'onnxvis methods'.")
@@ -111,6 +115,11 @@ def explain(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress bars, only errors and the last line.")
     ] = False,
+    engine: o.Engine = "local",
+    ray_address: o.RayAddress = None,
+    actors: o.Actors = None,
+    cpus_per_actor: o.CpusPerActor = 1,
+    gpus_per_actor: o.GpusPerActor = 0.0,
     mean: o.Mean = None,
     std: o.Std = None,
     scale: o.Scale = None,
@@ -128,6 +137,7 @@ def explain(
     Each map gets a folder OUT/PICTURE/METHOD/TARGET with overlay.png, figure.png, attribution.npy (the raw
     signed map) and manifest.json; each picture a sheet.png; all of them OUT/index.html.
     """
+    from onnxvis.cli.cluster import Cluster
     from onnxvis.cli.explain import Job, run_job
 
     flags = {
@@ -152,6 +162,7 @@ def explain(
         seed=seed,
         allow_unverified=allow_unverified,
         quiet=quiet,
+        cluster=Cluster(engine, ray_address, actors, cpus_per_actor, gpus_per_actor),
     )
     raise typer.Exit(run_job(job))
 

@@ -128,8 +128,8 @@ def replay(
         float | None,
         typer.Option(
             min=0.0,
-            help="Largest distance that agrees, as a part of the map's size. Left out: 0.001, and 0.01 for methods that "
-            "use gradients.",
+            help="Largest distance that agrees, as a part of the map's size. Left out: 0.001, for methods that use "
+            "gradients 0.01.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from onnxvis.cli.cluster import Cluster, say_pace
 from onnxvis.cli.console import err, out, progress_bar, say_error, visible
-from onnxvis.errors import (
-    LayerError,
-    ModelError,
-    OnnxvisError,
-    OutputError,
-    ParityError,
-    PictureError,
-    ResultExistsError,
-    UsageError,
-)
-from onnxvis.explaining import Request, Settings, explain_prepared, request
-from onnxvis.explanation import Explanation, write_atomic
-from onnxvis.gallery import page_data, page_picture, sheet
+from onnxvis.errors import LayerError, ModelError, OutputError, PictureError, UsageError
+from onnxvis.explain_chunk import ChunkItem, ChunkWork, Failed, Kept, chunk_items, explain_chunk, write_file
+from onnxvis.explaining import Request, Settings, request
+from onnxvis.gallery import page_data
 from onnxvis.methods import method_names
 from onnxvis.model import Model
-from onnxvis.names import slug
 from onnxvis.picture_files import picture_files
-from onnxvis.preprocessing import Prepared
 from onnxvis.progress import Progress
-from onnxvis.render import png_bytes
 from onnxvis.render.page import PagePicture, build_page
+
+if TYPE_CHECKING:
+    from onnxvis.cluster.explaining import RayExplaining
 
 __all__ = ["Job", "run_job"]
 
@@ -53,43 +44,60 @@ class Job:
     seed: int = 0
     allow_unverified: bool = False
     quiet: bool = False
+    cluster: Cluster = Cluster()
 
 
 @dataclass
 class _Run:
-    """What has been done so far: all of it is on disk already."""
+    """What has been done so far, by the place of the picture: all of it is on disk already."""
 
-    pages: list[PagePicture] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    folders: dict[str, str] = field(default_factory=dict)
+    pages: dict[int, PagePicture] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 def run_job(job: Job) -> int:
     """Explain, write, and say where. 0, or 2 when a picture failed, or 130 when interrupted."""
-    images = picture_files(job.images)
+    engine = _engine(job.cluster)
+    items = chunk_items(picture_files(job.images))
     requests, skipped = _requests(job)
     _make_folder(job.out)
     for note in skipped:
         err.print(f"[yellow]left out:[/] {escape(visible(note))}")
-    run = _Run()
-    code = 0
+    run, code = _Run(), 0
+    settings = Settings(job.batch_size, False, job.seed, job.allow_unverified)
+    work = ChunkWork(tuple(requests), job.targets, settings, job.out)
     try:
-        with progress_bar(job.quiet or (len(images) == 1 and not _slow(requests))) as progress:
-            for start in range(0, len(images), job.batch_size):
-                progress("pictures", start, len(images))
-                _chunk(job, images[start : start + job.batch_size], requests, run, progress)
+        with progress_bar(job.quiet or (len(items) == 1 and not _slow(requests))) as progress:
+            for result in _results(job, items, work, engine, progress):
+                _take(job, result, len(items), run)
     except KeyboardInterrupt:
         err.print("\n[yellow]interrupted[/]: what is finished is kept")
         code = 130
     if run.pages:
-        page = job.out / "index.html"
-        notes = [*skipped, *(f"failed: {f}" for f in run.failures)]
-        _write(page, build_page(page_data(job.model, run.pages, notes)).encode("utf-8", "replace"))
-        out.print(f"page:   {escape(str(page))}")
+        _write_page(job, run, skipped)
+    if engine is not None and run.pages:
+        say_pace(engine.pace, len(run.pages) + len(run.failures))
     if run.failures:
-        err.print(f"[red]{len(run.failures)} of {len(images)} pictures failed[/]; the others are complete")
+        err.print(f"[red]{len(run.failures)} of {len(items)} pictures failed[/]; the others are complete")
         code = code or 2
     return code
+
+
+def _engine(cluster: Cluster) -> RayExplaining | None:
+    options = cluster.options()
+    if options is None:
+        return None
+    from onnxvis.cluster.explaining import RayExplaining
+
+    return RayExplaining(options)
+
+
+def _write_page(job: Job, run: _Run, skipped: Sequence[str]) -> None:
+    page = job.out / "index.html"
+    notes = [*skipped, *(f"failed: {run.failures[place]}" for place in sorted(run.failures))]
+    pages = [run.pages[place] for place in sorted(run.pages)]
+    write_file(page, build_page(page_data(job.model, pages, notes)).encode("utf-8", "replace"))
+    out.print(f"page:   {escape(str(page))}")
 
 
 def _slow(requests: Sequence[Request]) -> bool:
@@ -135,89 +143,49 @@ def _request(job: Job, name: str, everything: bool, count: int) -> Request:
     return request(job.model, name, options, layer)
 
 
-def _chunk(job: Job, images: Sequence[str], requests: Sequence[Request], run: _Run, progress: Progress) -> None:
-    prepared: list[tuple[str, Prepared]] = []
-    for image in images:
-        try:
-            prepared.append((image, job.model.prepare(image)))
-        except PictureError as error:
-            run.failures.append(f"{image}: {error}")
-            say_error(error)
-    settings = Settings(job.batch_size, False, job.seed, job.allow_unverified, progress)
-    try:
-        found = explain_prepared(job.model, [p for _, p in prepared], requests, [job.targets] * len(prepared), settings)
-        finished = list(zip(prepared, found, strict=True))
-    except (ParityError, ModelError) as error:
-        if len(prepared) <= 1:
-            _failed(prepared, error, run, len(job.images))
-            return
-        finished = []
-        for one in prepared:  # one bad picture must not cost its neighbours their answers
-            try:
-                finished.append((one, explain_prepared(job.model, [one[1]], requests, [job.targets], settings)[0]))
-            except (ParityError, ModelError) as single:
-                _failed([one], single, run, len(job.images))
-    for (image, _), by_method in finished:
-        _save(job, image, by_method, run)
+def _results(
+    job: Job, items: Sequence[ChunkItem], work: ChunkWork, engine: RayExplaining | None, progress: Progress
+) -> Iterator[Kept | Failed]:
+    """What came of every picture, as it is finished."""
+    chunks = [items[start : start + job.batch_size] for start in range(0, len(items), job.batch_size)]
+    progress("pictures", 0, len(items))
+    if engine is None:
+        settings = replace(work.settings, progress=progress)
+        work = replace(work, settings=settings)
+        found = (explain_chunk(job.model, chunk, work) for chunk in chunks)
+    else:
+        found = engine.chunks(job.model, work, chunks)
+    done = 0
+    with contextlib.closing(found):
+        for results in found:
+            for result in results:
+                done += 1
+                yield result
+                progress("pictures", done, len(items))
 
 
-def _failed(prepared: Sequence[tuple[str, Prepared]], error: OnnxvisError, run: _Run, total: int) -> None:
-    if total == 1:
-        raise error
-    for image, _ in prepared:
-        run.failures.append(f"{image}: {error}")
-    say_error(error)
+def _take(job: Job, result: Kept | Failed, total: int, run: _Run) -> None:
+    if isinstance(result, Kept):
+        run.pages[result.position] = result.page
+        if not job.quiet:
+            _print(job, result)
+        return
+    if total == 1 and not isinstance(result.error, PictureError):
+        raise result.error
+    run.failures[result.position] = f"{result.shown}: {result.error}"
+    say_error(result.error)
 
 
-def _save(job: Job, image: str, by_method: Sequence[Sequence[Explanation]], run: _Run) -> None:
-    folder = job.out / _folder_name(image, by_method[0][0], run)
-    for explanations in by_method:
-        for explanation in explanations:
-            _keep(explanation, folder / explanation.method / slug(explanation.target))
-    _write(folder / "sheet.png", png_bytes(sheet(by_method)))
-    run.pages.append(page_picture(by_method))
-    if not job.quiet:
-        _print(image, by_method, folder)
-
-
-def _keep(explanation: Explanation, folder: Path) -> None:
-    """Save into the folder; where it holds a result of other settings, into one beside it: nothing is lost."""
-    try:
-        explanation.save(folder)
-    except ResultExistsError:
-        parts = explanation.manifest()
-        settings = [parts["parameters"], parts["layer"], parts["provenance"]["model"]["sha256"], parts["picture"]]
-        mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        explanation.save(folder.with_name(f"{folder.name}-{mark}"), overwrite=True)
-
-
-def _folder_name(image: str, explanation: Explanation, run: _Run) -> str:
-    """The picture's name; pictures of the same name get a piece of their fingerprint."""
-    picture = explanation.prepared.picture
-    digest = picture.sha256 if picture else ""
-    name = slug(Path(image).stem or "picture")
-    if run.folders.setdefault(name, image) != image:
-        name = f"{name}-{digest[:8]}"
-    return name
-
-
-def _print(image: str, by_method: Sequence[Sequence[Explanation]], folder: Path) -> None:
-    first = by_method[0][0]
-    out.print(f"[bold]{escape(visible(image))}[/]")
+def _print(job: Job, kept: Kept) -> None:
+    out.print(f"[bold]{escape(visible(kept.shown))}[/]")
     table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
-    for ranked in first.prediction.top[:3]:
+    for ranked in kept.top[:3]:
         probability = f"{ranked.probability:.1%}" if ranked.probability is not None else ""
         table.add_row(f"{ranked.logit:+.3f}", probability, escape(visible(ranked.label)))
     out.print(table)
-    for column in by_method:
-        for explanation in column:
-            line = f"  {explanation.method} of {visible(explanation.target)}: score {explanation.score:+.3f}"
-            out.print(escape(line))
-        if column[0].layer:
-            out.print(escape(f"    layer {column[0].layer}: {column[0].layer_reason}"))
-        if column[0].parity:
-            out.print(escape(f"    {column[0].parity.sentence()}"))
-    out.print(f"  saved in {escape(str(folder))}")
+    for line in kept.lines:
+        out.print(escape(visible(line)))
+    out.print(f"  saved in {escape(str(job.out / kept.folder))}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -225,11 +193,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}.") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error

@@ -5,60 +5,32 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from onnxvis.behaviour.index.memory import map_large_arrays
 from onnxvis.behaviour.index.run import IndexOptions, Summary, index
+from onnxvis.cli.cluster import Cluster, say_pace
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.errors import UsageError
 from onnxvis.locations import redacted
 from onnxvis.model import Model
 
 if TYPE_CHECKING:
     from onnxvis.cluster.indexing import RayIndexing
-    from onnxvis.cluster.pool import Pace
 
-__all__ = ["Cluster", "IndexOptions", "redacted_command", "run_index"]
+__all__ = ["IndexOptions", "redacted_command", "run_index"]
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Who computes, as it was asked for on the command line."""
-
-    engine: str = "local"
-    address: str | None = None
-    actors: int | None = None
-    cpus: int = 1
-    gpus: float = 0.0
-
-    def open(self) -> RayIndexing | None:
-        """The engine; ``None`` for this process.
-
-        Raises:
-            UsageError: no engine of that name; or options of a cluster without one.
-        """
-        if self.engine == "local":
-            if self.address is not None or self.actors is not None or self.gpus:
-                raise UsageError("--ray-address, --actors and --gpus-per-actor go with --engine ray.")
-            return None
-        if self.engine != "ray":
-            raise UsageError(f"--engine is local or ray, not {self.engine!r}.")
-        from onnxvis.cluster.indexing import RayIndexing
-        from onnxvis.cluster.pool import ClusterOptions
-
-        return RayIndexing(ClusterOptions(self.address, self.actors, self.cpus, self.gpus))
 
 
 def run_index(
     model: Model, images: Sequence[str], store: Path, options: IndexOptions, cluster: Cluster, quiet: bool
 ) -> int:
     """Index and say what came of it; 0, or 130 when interrupted. Pictures that failed are no failure of the pass."""
-    engine = cluster.open()
+    engine = _engine(cluster)
+    map_large_arrays()
     try:
         with progress_bar(quiet) as progress:
             command = redacted_command(sys.argv)
@@ -69,22 +41,22 @@ def run_index(
     _say_failures(done)
     _say_what(done)
     if engine is not None and done.run:
-        _say_pace(done, engine.pace)
+        say_pace(engine.pace, done.run)
     return 0
+
+
+def _engine(cluster: Cluster) -> RayIndexing | None:
+    options = cluster.options()
+    if options is None:
+        return None
+    from onnxvis.cluster.indexing import RayIndexing
+
+    return RayIndexing(options)
 
 
 def redacted_command(arguments: Sequence[str]) -> str:
     """The command line without the credentials that its URLs may carry."""
     return shlex.join(redacted(argument) for argument in arguments)
-
-
-def _say_pace(done: Summary, pace: Pace) -> None:
-    busy = sum(pace.busy.values())
-    each = f"{done.run / busy:.1f} pictures/s each while it worked" if busy else "no work"
-    _say("actors", f"{pace.actors}, {each}; they worked {busy / max(pace.actors * pace.seconds, 1e-9):.0%} of the time")
-    slowest = pace.slowest()
-    if slowest is not None:
-        _say("", f"most of their time ({slowest[1]:.0%}) went into {slowest[0]}")
 
 
 def _say_failures(done: Summary) -> None:

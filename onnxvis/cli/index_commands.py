@@ -92,7 +92,8 @@ def index(
     Killed at any moment, the same command goes on where it stopped. A broken picture is recorded and skipped. Then
     ask: onnxvis patches, neighbors, project, dissect.
     """  # noqa: D301 - the backslashes keep lines of --help apart
-    from onnxvis.cli.index import Cluster, IndexOptions, run_index
+    from onnxvis.cli.cluster import Cluster
+    from onnxvis.cli.index import IndexOptions, run_index
 
     flags = {
         "mean": mean,

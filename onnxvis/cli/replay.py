@@ -84,9 +84,7 @@ def _say_sum(found: Replay) -> None:
         f"{found.count(name)} {name}" for name in (IDENTICAL, AGREES, DISAGREES, UNREPEATABLE) if found.count(name)
     ]
     of = f" (a sample of {found.in_all})" if len(found.results) < found.in_all else ""
-    out.print(
-        f"{len(found.results)} maps{of}: {', '.join(parts)}; tolerance {found.tolerance:g} of a map's largest value"
-    )
+    out.print(f"{len(found.results)} maps{of}: {', '.join(parts)}")
 
 
 def _write(path: Path, found: Replay) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import helper, numpy_helper
 from support.scouter import CLASSES, classifier, digits, opened, untrained
 
@@ -165,6 +167,44 @@ def test_attention_of_other_makers_is_found(attention_output: bool) -> None:
     assert np.allclose(shown.layer_map, expected[1].reshape(3, 4), rtol=1e-5)
     with pytest.raises(UsageError, match="which features are attended"):
         onnxvis.explain(model, x, "scouter", 1, map="contribution")
+
+
+class TorchSlots(torch.nn.Module):
+    """A slot classifier as its makers would write it: einsum, a recurrent layer, log-softmax, two slots per class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, stride=2, padding=1), torch.nn.ReLU())
+        self.first = torch.nn.Parameter(torch.randn(1, 8, 16))
+        self.keys, self.update = torch.nn.Linear(16, 16), torch.nn.GRU(16, 16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values = self.features(x).flatten(2).transpose(1, 2)
+        keys, slots = self.keys(values), self.first.expand(len(x), -1, -1)
+        for _ in range(2):
+            attention = torch.sigmoid(torch.einsum("bid,bjd->bij", slots, keys) / 4)
+            attended = torch.einsum("bjd,bij->bid", values, attention) / 16
+            slots = self.update(attended.reshape(1, -1, 16), slots.reshape(1, -1, 16))[0].reshape(len(x), -1, 16)
+        return torch.log_softmax(-attended.sum(2).view(-1, 4, 2).sum(2), 1), attention
+
+
+def test_a_torch_export_with_a_recurrent_layer_is_recognized(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = TorchSlots().eval(), torch.randn(1, 3, 16, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net, (x,), str(tmp_path / "o.onnx"), dynamo=False, opset_version=17, input_names=["image"],
+            output_names=["y", "extra"],
+        )  # fmt: skip
+    proto = onnx.load(tmp_path / "o.onnx")
+    del proto.graph.output[1]  # the attention is not an output
+    shown = onnxvis.explain(onnxvis.load(proto, provider="cpu"), x.numpy(), "scouter", 2)
+    assert isinstance(shown, Explanation)
+    assert shown.layer_map is not None
+    expected = net(x)[1].detach().numpy()[0].reshape(4, 2, 8, 10).sum(1)
+    assert np.allclose(shown.layer_map, -expected[2], atol=1e-5)
+    assert any("e is -1 because no logit is above 0" in note for note in shown.notes)
 
 
 def test_an_ordinary_classifier_is_refused_before_it_runs() -> None:

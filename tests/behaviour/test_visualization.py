@@ -200,14 +200,19 @@ def test_targets_are_numbers_that_onnxruntime_computes() -> None:
         np.testing.assert_allclose(target.value(tensors[target.tensor]), values, rtol=1e-5, atol=1e-6)
 
 
-def test_a_silent_neuron_is_climbed_before_its_rectifier() -> None:
+@pytest.mark.parametrize("spec", ["r1:2 @ 4,4", "r1:2"])
+def test_a_silent_unit_is_climbed_before_its_rectifier(spec: str) -> None:
     model = small()
-    target = visual_target(model, "r1:2 @ 4,4", np.zeros(10))
-    assert (target.tensor, target.climbed) == ("r1", "c1")
-    found = one(model, "r1:2 @ 4,4", steps=25, rate=0.3)
-    assert found.score > max(found.start_score, 0.1)
-    assert "before its rectifier" in found.reason
-    woken = one(model, "r1:2", steps=12, rate=0.3)
+    target = visual_target(model, spec, np.zeros(10))
+    assert (target.tensor, target.before) == ("r1", "c1")
+    found = one(model, spec, steps=25, rate=0.3)
+    assert found.start_score == 0
+    assert found.score > (0.1 if "@" in spec else 0.005)
+    assert any("before its rectifier" in note for note in found.notes)
+
+
+def test_a_silent_unit_behind_a_pool_begins_from_stronger_noise() -> None:
+    woken = one(small(), "p1:2", steps=12, rate=0.3)
     assert woken.start_score == 0
     assert woken.score > 0
     assert any("stronger noise" in note for note in woken.notes)

@@ -249,7 +249,7 @@ def test_one_bad_picture_costs_only_itself(run: Run, tmp_path: Path, model: Path
 def test_interrupted_keeps_what_is_finished(
     run: Run, tmp_path: Path, model: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import onnxvis.cli.explain as command
+    import onnxvis.explain_chunk as command
 
     second = tmp_path / "second.png"
     Image.open(picture).rotate(90).save(second)

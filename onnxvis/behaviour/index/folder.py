@@ -7,7 +7,6 @@ if the rows are there. So after any interruption the committed shards are exactl
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import json
 import os
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from onnxvis.behaviour.index.memory import give_back_memory
 from onnxvis.behaviour.index.nearest import build_index
 from onnxvis.behaviour.index.rows import TABLE, Answer, lance_module, open_table, to_table
 from onnxvis.behaviour.index.shard import IndexSpec, Partial
@@ -79,7 +79,7 @@ class StoreFolder:
             self.fold()
         if self._since_compaction >= COMPACT_EVERY:
             self.compact()
-        _give_back_memory()
+        give_back_memory()
 
     def _append(self, answers: Sequence[Answer], shard: int) -> None:
         layers = len(self.spec.layers) if self.spec.keep_maps else 0
@@ -129,14 +129,6 @@ class StoreFolder:
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
         with _said(self.path / MANIFEST):
             write_atomic(self.path / MANIFEST, text.encode("utf-8", "surrogatepass"))
-
-
-def _give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps what many threads freed, and the pass would seem to grow."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def stored_bytes(path: Path) -> int:
