@@ -49,7 +49,7 @@ from onnxvis.methods.integrated_gradients import quadrature
 from onnxvis.model import Model
 from onnxvis.modelfile import with_weights
 from onnxvis.runtime.providers import Provider
-from onnxvis.runtime.session import Sessions, translate
+from onnxvis.runtime.session import Sessions
 
 __all__ = ["CLASS_INDEX", "EXPLAINED_CLASS", "EXPLANATION", "METADATA_KEY", "Embedded", "embed", "embeddable_methods"]
 
@@ -366,7 +366,8 @@ def _difference(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto
     feeds = {**model.engine.constants, spec.name: x}
     try:
         before = Sessions(deployed, provider).run(feeds)
-        runs = [_answers(edited, provider, feeds | more) for more in ({}, {CLASS_INDEX: np.array([-1], np.int64)})]
+        sessions = Sessions(edited, provider)
+        runs = [sessions.run(feeds | more) for more in ({}, {CLASS_INDEX: np.array([-1], np.int64)})]
     except ModelError as error:
         return math.inf, str(error)
     worst, where = 0.0, ""
@@ -380,16 +381,6 @@ def _difference(model: Model, deployed: onnx.ModelProto, edited: onnx.ModelProto
         if not gap <= worst:
             worst, where = gap, f"output {name!r} differs by {gap:.1e} of its largest value"
     return worst, where
-
-
-def _answers(model: onnx.ModelProto, provider: Provider, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs; unlike :meth:`Sessions.run`, inputs that may be left out are fed."""
-    session = Sessions(model, provider).get()
-    try:
-        arrays = session.run(None, dict(feeds))
-    except Exception as error:
-        raise translate(error, "onnxruntime cannot run the explanation") from error
-    return {value.name: array for value, array in zip(session.get_outputs(), arrays, strict=True)}
 
 
 def _record(model: Model, plan: _Plan, attached: Attached) -> dict[str, Any]:

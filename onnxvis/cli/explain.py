@@ -44,7 +44,7 @@ class Job:
     seed: int = 0
     allow_unverified: bool = False
     quiet: bool = False
-    cluster: Cluster = Cluster()
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 @dataclass

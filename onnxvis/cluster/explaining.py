@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["RayExplaining", "chunk_work"]
 
 _LEADING: Final = 4  # chunks in which a picture that can be read is looked for
-_PARTS: Final = ("attribution.npy", "overlay.png", "figure.png", "manifest.json", "sheet.png")
+_PARTS: Final = (".attribution.npy.", ".overlay.png.", ".figure.png.", ".manifest.json.", ".sheet.png.")
+_DIGEST: Final = 9  # characters of "-" and the fingerprint that tells pictures of one name apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,11 @@ def chunk_work(
             _tune(model, common)
             _tuned[model] = common.run
         stages: dict[str, float] = {}
-        return list(explain_chunk(model, chunk, common.work, stages)), stages
+        results = list(explain_chunk(model, chunk, common.work, stages))
+        for result in results:
+            if isinstance(result, Kept):
+                _tidy(common.work.out / result.folder)
+        return results, stages
 
 
 def _tune(model: Model, common: _Common) -> None:
@@ -123,14 +128,18 @@ class RayExplaining:
         )
         leading = tuple(map(tuple, chunks[:_LEADING]))
         common = _Common(run, sent, Path.cwd(), folder / f".onnxvis-{run}", leading)
+        left = {item.position: item for chunk in chunks for item in chunk}
         _write_mark(common.mark)
         try:
             with RayPool(model, self._options) as pool:
                 self.pace = pool.pace
-                yield from pool.run(chunk_work, ((common, tuple(chunk)) for chunk in chunks))
+                for results in pool.run(chunk_work, ((common, tuple(chunk)) for chunk in chunks)):
+                    for result in results:
+                        del left[result.position]
+                    yield results
         finally:
             common.mark.unlink(missing_ok=True)
-            _tidy(folder, chunks)
+            _tidy_unfinished(folder, left.values())
 
 
 def _write_mark(mark: Path) -> None:
@@ -140,11 +149,16 @@ def _write_mark(mark: Path) -> None:
         raise OutputError(f"cannot write to {mark.parent}: {error.strerror or error}.") from error
 
 
-def _tidy(folder: Path, chunks: Sequence[Sequence[ChunkItem]]) -> None:
-    """Delete what actors that died had begun to write: hidden files beside the ones that they would have become."""
-    names = {item.name for chunk in chunks for item in chunk}
-    for name in names:
-        for path in folder.glob(f"{name}*/"):
-            for part in _PARTS:
-                for left in path.rglob(f".{part}.*"):
-                    left.unlink(missing_ok=True)
+def _tidy(folder: Path) -> None:
+    """Delete what an actor that died had begun to write: hidden files beside the ones that they would have become."""
+    for path in folder.rglob(".*"):
+        if path.name.startswith(_PARTS):
+            path.unlink(missing_ok=True)
+
+
+def _tidy_unfinished(out: Path, items: Iterable[ChunkItem]) -> None:
+    names = {item.name for item in items}
+    if names:
+        for folder in out.iterdir():
+            if folder.is_dir() and not {folder.name, folder.name[:-_DIGEST]}.isdisjoint(names):
+                _tidy(folder)

@@ -125,7 +125,7 @@ class RayPool:
         self._started = False
         self._connect()
         self.pace = Pace(actors=self._room())
-        recipe = self._ray.put(Recipe.of(model))
+        self._recipe = self._ray.put(Recipe.of(model))  # held: an actor that is restarted asks for it again
         threads = {name: str(self.options.cpus) for name in ("ONNXVIS_THREADS", "OMP_NUM_THREADS")}
         made = self._ray.remote(_Actor).options(
             num_cpus=self.options.cpus,
@@ -134,7 +134,7 @@ class RayPool:
             max_task_retries=_RETRIES,
             runtime_env={"env_vars": threads},
         )
-        self._actors = [made.remote(recipe) for _ in range(self.pace.actors)]
+        self._actors = [made.remote(self._recipe) for _ in range(self.pace.actors)]
         try:
             self._ray.get([actor.ready.remote() for actor in self._actors])
         except Exception as error:
@@ -233,6 +233,7 @@ class RayPool:
             with contextlib.suppress(Exception):
                 self._ray.kill(actor)
         self._actors = []
+        self._recipe = None
         if self._started:
             self._started = False
             self._ray.shutdown()

@@ -121,7 +121,8 @@ class Sessions:
             inputs: those of ``feeds`` at which the graph is cut.
         """
         session = self.get(outputs, {name: feeds[name] for name in inputs})
-        taken = {value.name: feeds[value.name] for value in session.get_inputs() if value.name in feeds}
+        open_to = (*session.get_inputs(), *session.get_overridable_initializers())  # the latter may be left out
+        taken = {value.name: feeds[value.name] for value in open_to if value.name in feeds}
         try:
             results = session.run(None, taken)
         except Exception as error:  # as above

@@ -108,6 +108,12 @@ class StoreFolder:
             table.cleanup_old_versions(older_than=datetime.timedelta(0), delete_unverified=True)
         self._since_compaction = 0
 
+    def tidy(self) -> None:
+        """Bring everything into few files, at the end of a pass."""
+        self.fold()
+        self.compact()
+        self.tallies.tidy()
+
     def build_ann(self, vectors: int) -> dict[str, str]:
         """An approximate index of the embeddings where there are many; what it is, in words, by metric."""
         if vectors < ANN_FROM:

@@ -136,10 +136,8 @@ def index(
         OutputError: the store cannot be written; finished shards are kept.
     """
     lance_module()
-    if _URL.match(os.fspath(out)):
-        raise UsageError(f"a store is a folder of this machine, and {out} is none: copy a finished store there.")
     options = options or IndexOptions()
-    _check(options)
+    _check(options, os.fspath(out))
     pictures = list_pictures(images)
     spec = _spec(model, options, len(pictures))
     masks = _open_masks(options.masks)
@@ -158,8 +156,7 @@ def index(
                 ran = _first_pass(model, spec, folder, todo, (len(pictures), options.workers), progress)
             else:
                 ran = _elsewhere(engine.partials(model, spec, todo), folder, todo, len(pictures), progress)
-            folder.fold()
-            folder.compact()
+            folder.tidy()
         if masks is not None:
             manifest = _second_pass(model, spec, folder, manifest, shards, masks, options.top, progress)
         seconds = time.perf_counter() - began
@@ -167,12 +164,13 @@ def index(
             failed = folder.count_failed()
             manifest = finish(manifest, folder.build_ann(len(pictures) - failed), len(pictures), failed, seconds)
             folder.write_manifest(manifest)
-    store = Store.open(path)
-    failed = manifest["summary"]["failed"]
-    return Summary(store, len(pictures), failed, ran, seconds, stored_bytes(path))
+    count, failed = len(pictures), manifest["summary"]["failed"]
+    return Summary(Store.open(path), count, failed, ran, seconds, stored_bytes(path))
 
 
-def _check(options: IndexOptions) -> None:
+def _check(options: IndexOptions, out: str) -> None:
+    if _URL.match(out):
+        raise UsageError(f"a store is a folder of this machine, and {out} is none: copy a finished store there.")
     numbers = {"top_k": options.top_k, "batch_size": options.batch_size, "shard_size": options.shard_size}
     for name, number in numbers.items():
         if number < 1:
