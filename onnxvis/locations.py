@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from onnxvis.errors import DependencyError, PictureError, require
 
-__all__ = ["is_container", "is_location", "list_location", "location_name", "read_location", "redacted"]
+__all__ = ["holder", "is_container", "is_location", "list_location", "location_name", "read_location", "redacted"]
 
 ARCHIVES: Final = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar"}
 _TABLE = ".parquet"
@@ -56,9 +56,20 @@ def is_container(text: str) -> bool:
 def location_name(location: str) -> str:
     """The last part of a location, for headings: the name of a file, or of a table with its row."""
     row = _ROW.search(location)
-    first = location.split("::", 1)[0]
+    first, inside, _ = location.partition("::")
+    if inside and _is_member(first):  # "?" and "#" mean nothing in the names of an archive
+        return PurePosixPath(first.split("://", 1)[1]).name
     path = urlsplit(first).netloc + urlsplit(first).path if _SCHEME.match(first) else first
     return PurePosixPath(_ROW.sub("", path)).name + (f" row {row.group(1)}" if row else "")
+
+
+def holder(location: str) -> str:
+    """What has to be opened to read a location: the archive or table that holds it, else the location itself."""
+    return _ROW.sub("", location.rsplit("::", 1)[-1])
+
+
+def _is_member(part: str) -> bool:
+    return part.split("://", 1)[0] in ARCHIVES.values()
 
 
 def redacted(location: str) -> str:
@@ -69,7 +80,7 @@ def redacted(location: str) -> str:
 
 
 def _redacted_part(part: str) -> str:
-    if not _SCHEME.match(part):
+    if not _SCHEME.match(part) or _is_member(part):
         return part
     pieces = urlsplit(part)
     host = pieces.netloc.rsplit("@", 1)[-1]
@@ -171,7 +182,8 @@ class _Archive:
     """An opened zip or tar file; one thread reads at a time."""
 
     def __init__(self, kind: str, location: str) -> None:
-        self._files = _fsspec().filesystem(kind, fo=location)
+        packed = {"compression": "gzip"} if location.lower().endswith((".tgz", ".gz")) else {}
+        self._files = _fsspec().filesystem(kind, fo=location, **packed)
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -181,8 +193,11 @@ class _Archive:
 
     def read(self, name: str, most: int) -> bytes:
         """The first bytes of a member."""
-        with self._lock, self._files.open(name, "rb") as stream:
-            data: bytes = stream.read(most)
+        try:
+            with self._lock, self._files.open(name, "rb") as stream:
+                data: bytes = stream.read(most)
+        except (AttributeError, KeyError):  # how a tar archive says that there are no bytes
+            raise PictureError(f"{name} is a device or a link in its archive that leads to no file of it.") from None
         return data
 
 
@@ -297,7 +312,7 @@ def list_location(location: str, endings: frozenset[str]) -> Iterator[tuple[str,
         raise
     except Exception as error:  # noqa: BLE001 - as above
         reason = _without_secrets(str(error) or type(error).__name__, location)
-        raise PictureError(f"{shown} cannot be listed: {reason[:200]}.") from None
+        raise PictureError(f"{shown} cannot be listed: {reason[:200]}. Is it whole, and what its name says?") from None
 
 
 def _in_folder(location: str, endings: frozenset[str]) -> Iterator[tuple[str, str | None]]:

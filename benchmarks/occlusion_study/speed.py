@@ -61,7 +61,7 @@ CASES = (
         2,
         goal=7,
         why="the passes over the whole picture and the check cost as much as twenty of the 49 positions",
-    ),  # fmt: skip
+    ),
     Case("googlenet", 224, 16),
     Case("densenet121", 224, 32, 2),
     Case("resnet18", 448, 32, 2, goal=3.3, against="plain", why=_TAIL),

@@ -291,4 +291,4 @@ def _about(model: Model) -> dict[str, Any]:
 
 
 def _name(image: object) -> str:
-    return Path(image).name if isinstance(image, str | Path) else type(image).__name__
+    return location_name(str(image)) if isinstance(image, str | Path) else type(image).__name__

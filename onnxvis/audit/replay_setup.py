@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from onnxvis.audit.replay_compare import Difference
 from onnxvis.audit.report_model import weight_digests
 from onnxvis.errors import ModelError, OnnxvisError, PictureError, UsageError
+from onnxvis.locations import is_container, is_location, location_name, read_location
+from onnxvis.picture import MAX_FILE_BYTES
 from onnxvis.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -176,25 +178,27 @@ def find_picture(manifest: Mapping[str, Any], root: Path | None) -> Found:
         PictureError: it is nowhere.
     """
     recorded = manifest["picture"]
-    path = Path(recorded["path"])
+    place = str(recorded["path"])
     if root is not None:
-        if not root.is_dir():
-            raise PictureError(f"{root} is not a folder: --pictures names the folder that the pictures lie in now.")
+        if not root.is_dir() and not is_container(str(root)):
+            raise PictureError(
+                f"{root} is not a folder: --pictures names the folder or archive that the pictures lie in now."
+            )
         by_digest = _digests(str(root))
         if recorded["sha256"] in by_digest:
             return Found(by_digest[recorded["sha256"]])
-        named = [p for p in by_digest.values() if Path(p).name == recorded["name"]]
+        named = [p for p in by_digest.values() if location_name(p) == recorded["name"]]
         if not named:
             raise PictureError(f"no picture under {root} has the content or the name of {recorded['name']!r}.")
         return Found(named[0], _changed(named[0], recorded))
-    if not path.is_file():
-        raise PictureError(f"the picture {path} is not there any more: say where it is with --pictures FOLDER.")
-    same = _digest(path) == recorded["sha256"]
-    return Found(str(path), "" if same else _changed(str(path), recorded))
+    if not is_location(place) and not Path(place).is_file():
+        raise PictureError(f"the picture {place} is not there any more: say where it is with --pictures FOLDER.")
+    same = _digest(place) == recorded["sha256"]
+    return Found(place, "" if same else _changed(place, recorded))
 
 
 def _changed(path: str, recorded: Mapping[str, Any]) -> str:
-    digest = _digest(Path(path))
+    digest = _digest(path)
     return f"{path} is not the recorded picture: SHA-256 {digest[:12]}..., recorded {recorded['sha256'][:12]}..."
 
 
@@ -203,11 +207,12 @@ def _digests(root: str) -> dict[str, str]:
     """Path of each picture below a folder, by the fingerprint of its bytes."""
     from onnxvis.picture_files import picture_files
 
-    return {_digest(Path(path)): path for path in picture_files([root])}
+    return {_digest(path): path for path in picture_files([root])}
 
 
-def _digest(path: Path) -> str:
+def _digest(path: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        data = read_location(path, MAX_FILE_BYTES) if is_location(path) else Path(path).read_bytes()
+        return hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise PictureError(f"{path} cannot be read ({error.strerror or error}).") from error

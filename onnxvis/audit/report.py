@@ -191,7 +191,7 @@ def _check_targets(work: Work, item: Item, answer: Mapping[str, Any]) -> None:
     """A target that does not exist is an error now, not a failure of every picture."""
     from onnxvis.prediction import logits_of
 
-    x = work.model.prepare(item.path).tensor
+    x = work.model.prepare(item.opened).tensor
     logits = logits_of(work.model, work.model.engine.forward(x, (work.model.logits.tensor,)), 1)[0]
     for spec in targets_of(work.targets, item, answer):
         resolve(spec, logits, work.model.labels, form=work.model.output_form)

@@ -33,7 +33,7 @@ def run_checks(work: Work, items: Sequence[Item], progress: Progress) -> dict[st
         items: the chosen pictures; the first ones of one input shape are used.
         progress: where it is.
     """
-    prepared = [work.model.prepare(item.path) for item in items[: _FULL_PICTURES if work.full else _QUICK_PICTURES]]
+    prepared = [work.model.prepare(item.opened) for item in items[: _FULL_PICTURES if work.full else _QUICK_PICTURES]]
     prepared = [prepared[i] for i in same_shape([p.tensor for p in prepared])[0]]
     pictures = [p.picture.sha256 for p in prepared if p.picture]
     kept = work.folder.part("checks")

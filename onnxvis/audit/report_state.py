@@ -23,6 +23,7 @@ import numpy as np
 
 from onnxvis.errors import OutputError, ResultExistsError
 from onnxvis.explanation import Explanation, write_atomic
+from onnxvis.locations import holder, is_location, location_name
 from onnxvis.names import slug
 
 __all__ = ["ReportFolder", "entry_name", "plain_json"]
@@ -38,7 +39,8 @@ def plain_json(data: Any, indent: int | None = 1) -> bytes:
 def entry_name(path: str) -> str:
     """The folder of a picture: its name, and a piece of the hash of the path it was given by."""
     digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{slug(Path(path).stem or 'picture', _LONGEST_NAME)}-{digest}"
+    name = location_name(path) if is_location(path) else Path(path).name
+    return f"{slug(Path(name).stem or 'picture', _LONGEST_NAME)}-{digest}"
 
 
 class ReportFolder:
@@ -93,7 +95,7 @@ class ReportFolder:
                 record = json.loads(line)
             except ValueError:  # the line that an interrupted run was writing
                 continue
-            if record["stamp"] == _stamp(record["path"]):
+            if record["stamp"] is not None and record["stamp"] == _stamp(record["path"]):
                 found[record["path"]] = record
         return found
 
@@ -192,8 +194,10 @@ def _read(file: Path) -> Any:
 
 
 def _stamp(path: str) -> list[int] | None:
+    """Size and time of the file that a picture is read from; ``None`` where that cannot be known, as by URL."""
+    file = holder(path) if is_location(path) else path
     try:
-        status = Path(path).stat()
+        status = Path(file).stat()
     except (OSError, ValueError):
         return None
     return [status.st_size, status.st_mtime_ns]

@@ -85,7 +85,7 @@ def _answers(model: Model, items: Sequence[Item], batch_size: int) -> list[dict[
     records: dict[str, dict[str, Any]] = {}
     for item in items:
         try:
-            ready.append((item.path, model.prepare(item.path)))
+            ready.append((item.path, model.prepare(item.opened)))
         except PictureError as error:
             records[item.path] = {"path": item.path, "error": str(error)}
     for path, prepared, answer in _predicted(model, ready, batch_size):
@@ -163,14 +163,14 @@ def _warm_up(work: Work, items: Sequence[Item], answers: Mapping[str, Mapping[st
     for item in items[:1]:
         specs = targets_of(work.targets, item, answers[item.path])[:1]
         for chosen in gradients:
-            _tried(work, [work.model.prepare(item.path)], [chosen], [specs], {})
+            _tried(work, [work.model.prepare(item.opened)], [chosen], [specs], {})
 
 
 def _explain_group(
     work: Work, group: Sequence[Item], missing: Sequence[Item], answers: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """The whole group runs, also what is finished of it: another composition could round otherwise."""
-    prepared = [work.model.prepare(item.path) for item in group]
+    prepared = [work.model.prepare(item.opened) for item in group]
     targets = [targets_of(work.targets, item, answers[item.path]) for item in group]
     problems: dict[tuple[int, str], str] = {}
     columns = {r.method.name: _tried(work, prepared, [r], targets, problems) for r in work.requests}

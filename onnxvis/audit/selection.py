@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxvis.errors import PictureError, UsageError, did_you_mean
 from onnxvis.labels import Labels
-from onnxvis.picture_files import picture_files
+from onnxvis.locations import is_container, is_location, list_location, redacted
+from onnxvis.picture_files import PICTURE_ENDINGS, picture_files
 
 __all__ = [
     "SELECTIONS",
@@ -36,10 +37,22 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Item:
-    """A picture file and the class that somebody says it shows (``None`` where nobody does)."""
+    """A picture and the class that somebody says it shows (``None`` where nobody does).
+
+    Attributes:
+        path: of the file, or a location without the credentials it came with; what the report says.
+        truth: the class.
+        source: what is opened, where that is more than ``path`` says.
+    """
 
     path: str
     truth: int | None = None
+    source: str = field(default="", repr=False)
+
+    @property
+    def opened(self) -> str:
+        """What the picture is read from."""
+        return self.source or self.path
 
 
 @dataclass(frozen=True)
@@ -104,10 +117,11 @@ def find_items(given: Sequence[str], labels: Labels, classes: int | None) -> Ite
     """Pictures with the classes they are said to show.
 
     A ``.csv`` or ``.tsv`` file among the given has the columns path and label (a heading line is recognized);
-    paths are relative to it. Folders whose pictures all lie in sub-folders named like classes give those classes.
+    paths are relative to it. Folders whose pictures all lie in sub-folders named like classes give those classes;
+    archives and tables likewise, by what :func:`onnxvis.locations.list_location` calls their pictures.
 
     Args:
-        given: picture files, folders, label files.
+        given: picture files, folders, label files, archives, tables, URLs.
         labels: the model's class names.
         classes: how many classes the model has; ``None`` for a dense output, whose pictures have no class.
 
@@ -123,6 +137,10 @@ def find_items(given: Sequence[str], labels: Labels, classes: int | None) -> Ite
             sources.append(f"the label file {name}")
         elif Path(name).is_dir():
             found, source = _from_folder(Path(name), labels, classes)
+            items += found
+            sources.append(source)
+        elif is_location(name) or is_container(name):
+            found, source = _from_location(name, labels, classes)
             items += found
             sources.append(source)
         else:
@@ -166,18 +184,39 @@ def _from_folder(folder: Path, labels: Labels, classes: int | None) -> tuple[lis
     names = {p: Path(p).relative_to(folder).parts[0] for p in paths if len(Path(p).relative_to(folder).parts) > 1}
     if not names:
         return [Item(p) for p in paths], f"none: {folder} has no sub-folders"
-    known: dict[str, int] = {}
-    unknown: list[str] = []
-    for name in sorted(set(names.values())):
-        try:
-            known[name] = true_class(name, labels, classes)
-        except UsageError:
-            unknown.append(name)
+    known, unknown = _classes_of(names.values(), labels, classes)
     outside = [p for p in paths if p not in names]
     if unknown or outside:
         why = f"{', '.join(unknown[:_SHOWN])} are not names of classes" if unknown else "some pictures lie outside them"
         return [Item(p) for p in paths], f"none: sub-folders of {folder} were not taken as classes ({why})"
     return [Item(p, known[names[p]]) for p in paths], f"the names of the sub-folders of {folder}"
+
+
+def _from_location(location: str, labels: Labels, classes: int | None) -> tuple[list[Item], str]:
+    found, shown = list(list_location(location, PICTURE_ENDINGS)), redacted(location)
+    if not found:
+        raise PictureError(f"there are no pictures at {shown} ({', '.join(sorted(PICTURE_ENDINGS))}).")
+    plain = [Item(redacted(place), None, place) for place, _ in found]
+    if classes is None or not is_container(location) and len(found) == 1:
+        return plain, "" if classes is not None else "none: the output is dense, and a label is no answer to it"
+    known, unknown = _classes_of([label for _, label in found if label is not None], labels, classes)
+    if unknown or not known or any(label is None for _, label in found):
+        why = f"{', '.join(unknown[:_SHOWN])} are not names of classes" if unknown else "not every picture has one"
+        return plain, f"none: labels in {shown} were not taken as classes ({why})"
+    items = [Item(redacted(place), known[str(label)], place) for place, label in found]
+    return items, f"folders or labels in {shown}"
+
+
+def _classes_of(names: Iterable[str], labels: Labels, classes: int) -> tuple[dict[str, int], list[str]]:
+    """The classes that names stand for, and the names that stand for none."""
+    known: dict[str, int] = {}
+    unknown: list[str] = []
+    for name in sorted(set(names)):
+        try:
+            known[name] = true_class(name, labels, classes)
+        except UsageError:
+            unknown.append(name)
+    return known, unknown
 
 
 def _from_csv(path: Path, labels: Labels, classes: int | None) -> list[Item]:
@@ -196,7 +235,8 @@ def _from_csv(path: Path, labels: Labels, classes: int | None) -> list[Item]:
             truth = true_class(cells[1], labels, classes)
         except UsageError as error:
             raise UsageError(f"{path}, line {number}: {error}") from None
-        items.append(Item(str(path.parent / cells[0]), truth))
+        place = cells[0] if is_location(cells[0]) else str(path.parent / cells[0])
+        items.append(Item(redacted(place), truth, place))
     return items
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.errors import LayerError, PictureError, UsageError, did_you_mean
+from onnxvis.locations import location_name
 
 if TYPE_CHECKING:
     from onnxvis.preprocessing import Prepared
@@ -164,7 +165,7 @@ class Pictures:
 
     def name(self, id: int) -> str:
         """The file name of a picture."""
-        return Path(self.row(id).path).name
+        return location_name(self.row(id).path)
 
     def prepared(self, id: int) -> Prepared:
         """The model's input of a picture, with the geometry that leads back, without the picture itself.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,9 +149,9 @@ def _results(
     """What came of every picture, as it is finished."""
     chunks = [items[start : start + job.batch_size] for start in range(0, len(items), job.batch_size)]
     progress("pictures", 0, len(items))
+    found: Generator[Iterable[Kept | Failed], None, None]
     if engine is None:
-        settings = replace(work.settings, progress=progress)
-        work = replace(work, settings=settings)
+        work = replace(work, settings=replace(work.settings, progress=progress))
         found = (explain_chunk(job.model, chunk, work) for chunk in chunks)
     else:
         found = engine.chunks(job.model, work, chunks)

@@ -30,6 +30,7 @@ from onnxvis.behaviour.tiles import Tile, TileRow, tile_sheet
 from onnxvis.cli.console import out, progress_bar, visible
 from onnxvis.cli.results import open_store, store_thumbnails, write_file
 from onnxvis.errors import UsageError
+from onnxvis.locations import location_name
 from onnxvis.names import slug
 from onnxvis.render import png_bytes
 
@@ -134,19 +135,19 @@ def _neighbors(room: _Room, image: str) -> None:
 
 
 def _query(room: _Room, image: str) -> _Query:
-    path = Path(image)
-    if image.isdecimal() and not path.exists():
+    if image.isdecimal() and not Path(image).exists():
         return _known(room, int(image), "")
-    prepared = room.model.prepare(path)
+    prepared = room.model.prepare(image)
     assert prepared.picture is not None
+    name = prepared.picture.name
     same = [row.id for row in room.rows.values() if row.sha256 == prepared.picture.sha256 and not row.error]
     if same:
-        return _known(room, same[0], f" ({path.name})")
+        return _known(room, same[0], f" ({name})")
     from onnxvis.behaviour.index.layers import embedding_tap
 
     tap = embedding_tap(room.model, room.store.embedding_layer)
     vector = tap.vectors(room.model.engine.forward(prepared.tensor, (tap.tensor,))[tap.tensor])[0]
-    return _Query(path.name, vector, prepared, None, "The picture is not in the store: the model was run on it.")
+    return _Query(name, vector, prepared, None, "The picture is not in the store: the model was run on it.")
 
 
 def _known(room: _Room, id: int, named: str) -> _Query:
@@ -156,7 +157,7 @@ def _known(room: _Room, id: int, named: str) -> _Query:
         raise UsageError(f"picture {id} ({row.path}) has no embedding: {row.error or 'it was not read'}.")
     vector = vectors[int(np.flatnonzero(ids == id)[0])]
     how = f"The picture is number {id} of the store{named}: its embedding was looked up, and it is left out."
-    return _Query(Path(row.path).name, vector, room.pictures.prepared(id), id, how)
+    return _Query(location_name(row.path), vector, room.pictures.prepared(id), id, how)
 
 
 def _write_neighbors(
@@ -200,7 +201,7 @@ def _print(title: str, room: _Room, pairs: Sequence[tuple[np.int64, np.float64]]
     for id, distance in pairs:
         row = room.rows[int(id)]
         table.add_row(
-            f"{distance:.4g}", str(id), escape(visible(Path(row.path).name)), escape(visible(row.label or ""))
+            f"{distance:.4g}", str(id), escape(visible(location_name(row.path))), escape(visible(row.label or ""))
         )
     out.print(table)
 
@@ -221,7 +222,7 @@ def _duplicates(room: _Room) -> None:
     plain = []
     for group in groups:
         kind = "same file" if group.identical else f"{group.distance:.3g}, pixels {group.pixels:.2g}"
-        names = ", ".join(Path(room.rows[i].path).name for i in group.ids[:4]) + (" ..." if len(group.ids) > 4 else "")
+        names = ", ".join(location_name(room.rows[i].path) for i in group.ids[:4]) + (" ..." if len(group.ids) > 4 else "")
         if len(rows) < _MOST_GROUPS:
             out.print(escape(visible(f"  {kind}: {names}")))
             rows.append(TileRow(kind, [_tile(room, i, str(i)) for i in group.ids[: room.job.k]]))
@@ -244,7 +245,7 @@ def _outliers(room: _Room) -> None:
     shown = found[: room.job.outliers]
     out.print("[bold]outliers[/]")
     for one in shown:
-        name = Path(room.rows[one.id].path).name
+        name = location_name(room.rows[one.id].path)
         out.print(escape(visible(f"  {one.factor:.3f}  {one.distance:.4g}  {one.id}  {name}")))
     plain = [_plain(room, one.id, factor=one.factor, distance=one.distance) for one in found]
     _write_json(room.job.out / "outliers.json", {"onnxvis": __version__, "notes": notes, "ranked": plain})

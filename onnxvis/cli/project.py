@@ -21,6 +21,7 @@ from onnxvis.behaviour.projection import project as lay_out
 from onnxvis.behaviour.scatter import ScatterPage, ScatterPoint, build_scatter_page, sprite_side, verdict
 from onnxvis.cli.console import out, progress_bar, visible
 from onnxvis.cli.results import made_line, open_store, store_facts, store_thumbnails, write_file
+from onnxvis.locations import location_name
 from onnxvis.render import png_bytes
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _point(row: Row) -> ScatterPoint:
     first = row.top[0] if row.top else None
     return ScatterPoint(
         id=row.id,
-        name=Path(row.path).name,
+        name=location_name(row.path),
         label=row.label,
         predicted=first[1] if first else None,
         score=float(first[2]) if first and np.isfinite(first[2]) else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -112,7 +112,7 @@ class RayExplaining:
 
     def chunks(
         self, model: Model, work: ChunkWork, chunks: Sequence[Sequence[ChunkItem]]
-    ) -> Iterator[list[Kept | Failed]]:
+    ) -> Generator[list[Kept | Failed], None, None]:
         """What came of every chunk, each exactly once, in any order; its results are written by then.
 
         Raises:
