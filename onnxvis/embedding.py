@@ -92,7 +92,8 @@ class Embedded:
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):
                 partial.unlink()
-            raise OutputError(f"cannot write {target}: {error}.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"cannot write {target}: {reason}. Choose another file with --out.") from error
         return target
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -54,7 +54,9 @@ def is_container(text: str) -> bool:
 
 
 def location_name(location: str) -> str:
-    """The last part of a location, for headings: the name of a file, or of a table with its row."""
+    """The last part of a location or a path, for headings: the name of a file, or of a table with its row."""
+    if not is_location(location):
+        return Path(location).name
     row = _ROW.search(location)
     first, inside, _ = location.partition("::")
     if inside and _is_member(first):  # "?" and "#" mean nothing in the names of an archive

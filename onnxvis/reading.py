@@ -90,7 +90,10 @@ def _listed(name: str) -> list[tuple[str, str | None]]:
     if name.lower().endswith(".csv"):
         return _csv_rows(name)
     if is_location(name) or is_container(name):
-        return list(list_location(name, PICTURE_ENDINGS))
+        found = list(list_location(name, PICTURE_ENDINGS))
+        if not found:
+            raise PictureError(f"there are no pictures at {redacted(name)} ({', '.join(sorted(PICTURE_ENDINGS))}).")
+        return found
     path = Path(name)
     if path.is_dir():
         return [(p, _folder_label(path, Path(p))) for p in picture_files([name])]

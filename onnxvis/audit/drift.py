@@ -19,6 +19,7 @@ from onnxvis.audit.metrics.summary import Summary, summarize
 from onnxvis.errors import OnnxvisError
 from onnxvis.explaining import Settings
 from onnxvis.explanation import Explanation
+from onnxvis.locations import location_name
 from onnxvis.prediction import predictions
 from onnxvis.progress import Progress, silent
 

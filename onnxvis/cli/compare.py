@@ -220,7 +220,9 @@ def _own_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8") if path.exists() else None
     except OSError as error:
-        raise OutputError(f"cannot use the folder {folder}: {error.strerror or error}.") from error
+        raise OutputError(
+            f"cannot use the folder {folder}: {error.strerror or error}. Choose another with --out."
+        ) from error
     try:
         ours = text is None or "comparison_version" in json.loads(text)
     except (ValueError, TypeError):

@@ -16,7 +16,7 @@ from onnxvis.behaviour.dissect_pass import DissectedLayer, DissectOptions, Drawn
 from onnxvis.behaviour.dissection import Detection, Dissection, csv_lines
 from onnxvis.behaviour.label_maps import LabelMaps
 from onnxvis.behaviour.opening import model_of, pictures_of
-from onnxvis.behaviour.stored import Pictures, choose_layers
+from onnxvis.behaviour.stored import Pictures, choose_layers, good_rows
 from onnxvis.behaviour.tiles import Tile, TileRow, tile_sheet, tile_uri
 from onnxvis.behaviour.unit_page import UnitCard, UnitCell, UnitPage, UnitStrip, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
@@ -56,6 +56,7 @@ class DissectJob:
 def run_dissect(job: DissectJob) -> int:
     """Count, write, and say where. 0, or 130 when interrupted; finished layers are kept."""
     store = open_store(job.store)
+    good_rows(store)
     options = DissectOptions(job.top, job.iou)
     maps = _label_maps(store, job.masks)
     model = model_of(store, job.model)

@@ -69,6 +69,8 @@ def run_evaluate(job: EvaluateJob) -> int:
 
     With a file for the figures, an interrupted run is continued by the same command.
     """
+    if job.out is not None and job.out.is_dir():
+        raise UsageError(f"{job.out} is a folder; name a file for the figures with --out.")
     images = picture_files(job.images)
     masks = read_masks(job.masks)
     MetricSettings(job.batch_size, job.seed, job.steps, score=job.score, baseline=job.baseline)  # refused before work
@@ -173,7 +175,7 @@ def _picture(
 ) -> None:
     prepared = job.model.prepare(image)
     name = prepared.picture.sha256 if prepared.picture else ""
-    where = masks.get(Path(image).name, masks.get(image))
+    where = masks.get(prepared.picture.name if prepared.picture else "", masks.get(image))
     mark = f"{name} {fingerprint([where])[:12]}"
     if mark not in run.known:
         run.known[mark] = _measured(job, prepared, requests, metrics, where, progress)
@@ -310,4 +312,4 @@ def _write(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}. Choose another file with --out.") from error

@@ -24,7 +24,7 @@ from onnxvis.behaviour.neighbors import (
     pixel_nearest,
 )
 from onnxvis.behaviour.opening import model_of, pictures_of
-from onnxvis.behaviour.stored import Pictures, Row
+from onnxvis.behaviour.stored import Pictures, Row, good_rows
 from onnxvis.behaviour.thumbnails import Thumbnails, thumbnail_of
 from onnxvis.behaviour.tiles import Tile, TileRow, tile_sheet
 from onnxvis.cli.console import out, progress_bar, visible
@@ -95,6 +95,7 @@ def run_neighbors(job: NeighborJob) -> int:
     if job.image is None and not job.duplicates and not job.outliers:
         raise UsageError("name a picture, or ask for --duplicates or --outliers N.")
     store = open_store(job.store)
+    good_rows(store)
     model = model_of(store, job.model)
     rows = {row.id: row for row in store.pictures()}
     room = _Room(job, store, model, pictures_of(store, model), rows)
@@ -222,7 +223,9 @@ def _duplicates(room: _Room) -> None:
     plain = []
     for group in groups:
         kind = "same file" if group.identical else f"{group.distance:.3g}, pixels {group.pixels:.2g}"
-        names = ", ".join(location_name(room.rows[i].path) for i in group.ids[:4]) + (" ..." if len(group.ids) > 4 else "")
+        names = ", ".join(location_name(room.rows[i].path) for i in group.ids[:4]) + (
+            " ..." if len(group.ids) > 4 else ""
+        )
         if len(rows) < _MOST_GROUPS:
             out.print(escape(visible(f"  {kind}: {names}")))
             rows.append(TileRow(kind, [_tile(room, i, str(i)) for i in group.ids[: room.job.k]]))

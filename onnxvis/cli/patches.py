@@ -14,7 +14,7 @@ from onnxvis.behaviour.opening import model_of
 from onnxvis.behaviour.patch_gallery import UnitDrawing, card_of, page_cell, rows_of
 from onnxvis.behaviour.patch_pass import LayerPatches, PatchOptions, layer_patches
 from onnxvis.behaviour.patches import choose_units
-from onnxvis.behaviour.stored import choose_layers
+from onnxvis.behaviour.stored import choose_layers, good_rows
 from onnxvis.behaviour.tiles import OUTSIDE_NOTE, tile_sheet
 from onnxvis.behaviour.unit_page import UnitCard, UnitPage, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
@@ -61,6 +61,7 @@ class _Drawn:
 def run_patches(job: PatchJob) -> int:
     """Draw, write, and say where. 0, or 130 when interrupted; what is finished is kept."""
     store = open_store(job.store)
+    good_rows(store)
     model = model_of(store, job.model, job.gradients)
     layers = choose_layers(store, job.layers, model.layer)
     units = {layer: choose_units(job.options.units, store.top(layer)) for layer in layers}

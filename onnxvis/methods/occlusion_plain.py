@@ -22,6 +22,7 @@ __all__ = ["Clock", "Plain"]
 
 _SMALL_BATCH = 2
 _TRIALS = 2
+_WORTH = 2.0  # seconds of work from which looking for a better batch size pays
 _GAIN = 0.95
 Found = Iterator[tuple[np.ndarray, np.ndarray]]
 
@@ -99,8 +100,13 @@ class Plain:
         key = (self._task.x.shape[1:], largest, self._lowered is None)
         trial = 2 * _TRIALS * largest
         if key not in known and largest > _SMALL_BATCH and len(positions) >= 2 * trial:
-            yield from self._calibrate(positions[:trial], key, known)
-            positions = positions[trial:]
+            began = Clock.now()
+            yield from self._run(positions[:largest], largest)
+            left = (Clock.now() - began) / largest
+            positions = positions[largest:]
+            if min(left.wall, left.cpu) * len(positions) > _WORTH:  # else the answer keeps its bits from run to run
+                yield from self._calibrate(positions[:trial], key, known)
+                positions = positions[trial:]
         yield from self._run(positions, known.get(key, largest))
 
     def _calibrate(self, positions: np.ndarray, key: object, known: dict[object, int]) -> Found:
