@@ -389,7 +389,7 @@ def costs(scratch: Path) -> bool:
             partial = pickle.dumps(Partial(answers, Tally(frozenset([number]), {"layer": counted})))
             sent = len(partial)
             began = time.perf_counter()
-            folder.commit(pickle.loads(partial))  # noqa: S301 - our own bytes
+            folder.commit(pickle.loads(partial))
             seconds.append(time.perf_counter() - began)
         mean = sum(seconds) / len(seconds)
         stored = stored_bytes(scratch / f"costs-{size}") / (shards * size)

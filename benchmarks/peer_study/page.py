@@ -110,7 +110,8 @@ def page(found: Sequence[Timed], run: Run) -> str:
         run.conditions,
         _forward(found, run.gflops),
         _gradients(found),
-        _grad_cam(found),
+        _grad_cam(found, "grad-cam", "Grad-CAM"),
+        _grad_cam(found, "embedded", "Grad-CAM inside the file, run by onnxruntime alone"),
         _slow(found, "occlusion", "Occlusion"),
         _slow(found, "rise", "RISE"),
         _goals(found),
@@ -220,15 +221,15 @@ def _difference(timed: Timed, who: str) -> str:
     return f"{timed.differences[who]:.0e}" if timed.differences[who] else "0"
 
 
-def _grad_cam(found: Sequence[Timed]) -> str:
+def _grad_cam(found: Sequence[Timed], kind: str, title: str) -> str:
     peers = ("Captum", "pytorch-grad-cam", "torchcam")
     rows = []
-    for timed in (t for t in found if t.kind == "grad-cam"):
+    for timed in (t for t in found if t.kind == kind):
         ratios = [f"{_ms(timed.median(p))}: {_times(timed.ratio(p))}" if p in timed.times else "-" for p in peers]
         rows.append([timed.network, str(timed.batch), _ms(timed.median(ONNXVIS)), f"{_forwards(found, timed):.2f}",
                      *ratios, _difference(timed, "Captum")])  # fmt: skip
     head = ["network", "batch", "onnxvis, ms", "forward passes", *(f"{p}, ms: ratio" for p in peers), "difference"]
-    return "## Grad-CAM\n\n" + _table(head, rows) if rows else ""
+    return f"## {title}\n\n" + _table(head, rows) if rows else ""
 
 
 def _slow(found: Sequence[Timed], kind: str, title: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from onnxvis.embedding import embed
 from onnxvis.explaining import Settings, explain_prepared, request
 from peer_study.networks import Network
 
@@ -54,6 +55,7 @@ def tasks(net: Network) -> list[Task]:
     found = []
     for batch in (1, 8):
         found += [_forward(net, batch), _saliency(net, batch), _guided(net, batch), _grad_cam(net, batch)]
+        found.append(_grad_cam(net, batch, embedded=True))
     for stride in (16, 32):
         found.append(_occlusion(net, stride))
     return [*found, _rise(net)]
@@ -116,8 +118,26 @@ def _guided(net: Network, batch: int) -> Task:
     return task
 
 
-def _grad_cam(net: Network, batch: int) -> Task:
-    task = Task("grad-cam", net.name, batch, "", {ONNXVIS: _ours(net, batch, "grad-cam")})
+def _embedded(net: Network, batch: int) -> Call:
+    """The file with Grad-CAM inside in plain onnxruntime: what a program without onnxvis pays."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    proto = embed(net.model, "grad-cam", upsample=True).proto
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {net.model.image_input.name: np.ascontiguousarray(net.x[:batch])}
+    feeds["class_index"] = np.array(net.classes(batch), np.int64)
+
+    def call() -> None:
+        session.run(None, feeds)
+
+    return call
+
+
+def _grad_cam(net: Network, batch: int, embedded: bool = False) -> Task:
+    ours = _embedded(net, batch) if embedded else _ours(net, batch, "grad-cam")
+    task = Task("embedded" if embedded else "grad-cam", net.name, batch, "", {ONNXVIS: ours})
     classes = net.classes(batch)
     if installed("Captum"):
         from captum.attr import LayerAttribution, LayerGradCam
@@ -127,7 +147,7 @@ def _grad_cam(net: Network, batch: int) -> Task:
         def captum() -> np.ndarray | None:
             maps = layered.attribute(net.tensor(batch), target=classes)
             LayerAttribution.interpolate(maps, (224, 224), "bilinear")
-            return maps.detach().numpy()[:, 0] if net.same_layer else None
+            return maps.detach().numpy()[:, 0] if net.same_layer and not embedded else None
 
         task.calls["Captum"] = captum
     if installed("pytorch-grad-cam"):
