@@ -139,7 +139,7 @@ def child(text: str) -> int:
         "run": done.run,
         "bytes": done.stored_bytes,
         "fingerprint": done.store.fingerprint() if given.get("fingerprint", True) else "",
-        "working": pace.seconds if pace else seconds,
+        "working": seconds - (pace.starting if pace else 0),
         "busy": sum(pace.busy.values()) if pace else seconds,
         "stages": pace.stages if pace else {},
         "driver": memory_of(os.getpid(), "VmHWM") / 1024,
@@ -231,19 +231,20 @@ def equal(scratch: Path, model: Path, pictures: Path, rounds: int) -> bool:
     rows = []
     for (engine, count), runs in sorted(found.items(), key=lambda entry: (entry[0][1], entry[0][0])):
         seconds, working, busy = (statistics.median(r[n] for r in runs) for n in ("seconds", "working", "busy"))
-        base = statistics.median(r["working"] for r in found["local", count])
+        base = statistics.median(r["seconds"] for r in found["local", count])
         each = f"{COUNT / busy:.0f}" if engine == "ray" else ""
-        price = f"{working / base - 1:+.0%}" if engine == "ray" else ""
+        price, rest = (f"{part / base - 1:+.0%}" if engine == "ray" else "" for part in (seconds, working))
         starting = f"{seconds - working:.1f}" if engine == "ray" else ""
-        rows.append([f"{engine}, {count}", f"{seconds:.1f}", starting, f"{COUNT / working:.0f}", each, price])
+        rows.append([f"{engine}, {count}", f"{seconds:.1f}", starting, f"{COUNT / working:.0f}", each, price, rest])
     reading = [r["stages"].get("reading", 0) / max(sum(r["stages"].values()), 1e-9) for r in found["ray", 1]]
     fine = len(prints) == 1
     heads = [
-        "engine, threads or actors", "seconds", "of which Ray's start and the store's end", "pictures/s",
-        "pictures/s per actor while it worked", "time against local, start apart",
+        "engine, threads or actors", "seconds", "of which Ray's start", "pictures/s",
+        "pictures/s per actor while it worked", "time against local", "start apart",
     ]  # fmt: skip
+    how = f"medians of {rounds} alternating rounds" if rounds > 1 else "one round"
     write("equal", [
-        f"{COUNT:,} pictures, {rounds} alternating rounds, medians; {where}. The stores of the "
+        f"{COUNT:,} pictures, {how}; {where}. The stores of the "
         f"{sum(map(len, found.values()))} runs are {'equal, bit for bit' if fine else '**DIFFERENT**'}. One actor "
         f"waited {statistics.median(reading):.0%} of its time for pictures to be read.",
         "", *table(heads, rows),
@@ -279,18 +280,25 @@ def kills(scratch: Path, model: Path, images: Any, labels: Any) -> bool:
 def _kill_actors(scratch: Path, given: dict[str, Any], whole: str, chance: random.Random) -> list[str]:
     killed, stores, same = 0, 0, True
     while killed < ACTOR_KILLS and stores < ACTOR_KILLS:
-        run = start(scratch, 1, **given, out=str(scratch / f"actors-{stores}"), actors=2)
+        out = scratch / f"actors-{stores}"
+        run = start(scratch, 1, **given, out=str(out), actors=2)
         stores += 1
         box: list[dict[str, Any]] = []
         waiter = threading.Thread(target=lambda run=run, box=box: box.append(answer_of(run)))  # type: ignore[misc]
         waiter.start()
-        while run.poll() is None:
-            time.sleep(0.3 + chance.random() * 2)
+        own = 0
+        while run.poll() is None and killed + own < ACTOR_KILLS:
+            begun = _tallies(out)
+            while run.poll() is None and _tallies(out) == begun:  # a piece of work that kills six actors ends the run
+                time.sleep(0.05)
+            time.sleep(chance.random() * 2)
             actors = [process for process, name in family(run.pid).items() if name.startswith(f"{ACTOR}.run")]
-            if actors and killed < ACTOR_KILLS:
-                killed += kill(chance.choice(actors))
+            if actors:
+                own += kill(chance.choice(actors))
+        killed += own
         waiter.join()
         same = same and bool(box) and box[0]["fingerprint"] == whole
+        print(f"  store {stores}: {own} actors killed, {'equal' if same else 'failed or different'}", flush=True)
     return ["actors", str(killed), str(stores), "equal, bit for bit" if same else "**DIFFERENT**"]
 
 

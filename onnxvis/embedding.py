@@ -42,7 +42,7 @@ from onnxvis.graph.gradient.maps import (
 from onnxvis.graph.gradient.on_request import on_request as only_on_request
 from onnxvis.graph.gradient.repeated import Network, integrated_gradients, network, score_cam
 from onnxvis.graph.gradient.tensor import Known, Tape, Tensor
-from onnxvis.graph.gradient.vjp import OLDEST, backward, check_forms, opset_of
+from onnxvis.graph.gradient.vjp import NEWER, OLDEST, backward, check_forms, opset_of
 from onnxvis.graph.index import GraphIndex
 from onnxvis.methods import LayerChoice, get_method
 from onnxvis.methods.integrated_gradients import quadrature
@@ -229,12 +229,13 @@ def _first_that_fits(
     What is compared is a trial with few steps, the same graph otherwise.
     """
     refused: list[str] = []
+    rounding = False
     for base, remark in _bases(model, deployed):
         try:
             chosen = base() if callable(base) else base
             attached = attached_to(chosen, False)
         except ConversionError as error:
-            refused.append(str(error))
+            refused.append(str(error).removesuffix(f" {NEWER}").removesuffix("."))
             continue
         difference, where = _difference(model, deployed, attached_to(chosen, True).model)
         if difference <= allowed:
@@ -244,12 +245,16 @@ def _first_that_fits(
             notes = [f"{remark}, because {refused[0]}"] if remark else []
             return attached, [*notes, f"{attached.added} nodes added; {kept}"]
         refused.append(f"the outputs of the model would not keep their bits: {where}")
+        rounding |= difference <= model.engine.output_tolerance
     advice = "Nothing is embedded; `onnxvis explain` needs no new file."
+    if rounding or (model.engine.precision != "float32" and not allowed):
+        advice += " Differences of rounding can be allowed: allow_rounding=True (--allow-rounding)."
     if model.engine.precision != "float32" and not allowed:
         advice += (
-            " Differences of rounding can be allowed: allow_rounding=True (--allow-rounding). On request "
-            "(on_request=True, --on-request) nothing reads the file's own tensors, which may be enough."
+            " On request (on_request=True, --on-request) nothing reads the file's own tensors, which may be enough."
         )
+    if opset_of(deployed) < PINNED:
+        advice += f" A model exported with operator set {PINNED} or newer may be taken as it is."
     raise ConversionError(f"{' Then: '.join(refused)}. {advice}")
 
 

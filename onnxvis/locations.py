@@ -21,7 +21,16 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from onnxvis.errors import DependencyError, PictureError, require
 
-__all__ = ["holder", "is_container", "is_location", "list_location", "location_name", "read_location", "redacted"]
+__all__ = [
+    "holder",
+    "inner_path",
+    "is_container",
+    "is_location",
+    "list_location",
+    "location_name",
+    "read_location",
+    "redacted",
+]
 
 ARCHIVES: Final = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar"}
 _TABLE = ".parquet"
@@ -58,11 +67,16 @@ def location_name(location: str) -> str:
     if not is_location(location):
         return Path(location).name
     row = _ROW.search(location)
+    return PurePosixPath(inner_path(location)).name + (f" row {row.group(1)}" if row else "")
+
+
+def inner_path(location: str) -> str:
+    """Where a location lies inside of what holds it, as a path: in its archive, or in its storage; no row."""
     first, inside, _ = location.partition("::")
     if inside and _is_member(first):  # "?" and "#" mean nothing in the names of an archive
-        return PurePosixPath(first.split("://", 1)[1]).name
+        return first.split("://", 1)[1]
     path = urlsplit(first).netloc + urlsplit(first).path if _SCHEME.match(first) else first
-    return PurePosixPath(_ROW.sub("", path)).name + (f" row {row.group(1)}" if row else "")
+    return _ROW.sub("", path)
 
 
 def holder(location: str) -> str:
@@ -185,7 +199,7 @@ class _Archive:
 
     def __init__(self, kind: str, location: str) -> None:
         packed = {"compression": "gzip"} if location.lower().endswith((".tgz", ".gz")) else {}
-        self._files = _fsspec().filesystem(kind, fo=location, **packed)
+        self._files = _fsspec().filesystem(kind, fo=location, skip_instance_cache=True, **packed)
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -253,19 +267,29 @@ def _columns(schema: Any, shown: str) -> tuple[str, str | None]:
     return named[0], next((name for name in schema.names if name.lower() in _LABEL_COLUMNS), None)
 
 
-_opened: OrderedDict[tuple[str, str], Any] = OrderedDict()
+_opened: OrderedDict[tuple[str, str, object], Any] = OrderedDict()
 _opening = threading.Lock()
 
 
 def _kept_open(kind: str, location: str, make: Callable[[], Any]) -> Any:
     """Archives and tables stay open, the last few of them: their lists of contents are long to read."""
+    key = (kind, location, _stamp(location))
     with _opening:
-        if (kind, location) not in _opened:
-            _opened[kind, location] = make()
+        if key not in _opened:
+            _opened[key] = make()
             while len(_opened) > _OPEN_AT_ONCE:
                 _opened.popitem(last=False)
-        _opened.move_to_end((kind, location))
-        return _opened[kind, location]
+        _opened.move_to_end(key)
+        return _opened[key]
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """Size and time of a file, so that another one in its place is opened anew; ``None`` for a URL."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _archive(kind: str, location: str) -> _Archive:

@@ -63,7 +63,7 @@ class ReportFolder:
         file = self._state / "settings.json"
         old = _read(file)
         with _writing(self.out):
-            if old is None:
+            if not isinstance(old, dict) or "audit_version" not in old:
                 _refuse_foreign(self.out)
             elif old != stated and not overwrite:
                 raise ResultExistsError(
@@ -214,9 +214,7 @@ def _refuse_foreign(out: Path) -> None:
             )
 
 
-def _difference(old: Any, new: Mapping[str, Any]) -> str:
-    if not isinstance(old, dict):
-        return "its state is of another kind"
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     names = [n for n in {**old, **new} if old.get(n) != new.get(n)]
     then, now = (json.dumps(which.get(names[0]), ensure_ascii=False)[:80] for which in (old, new))
     return f"{names[0]}: {then} there, {now} now"

@@ -197,7 +197,7 @@ def _from_location(location: str, labels: Labels, classes: int | None) -> tuple[
     if not found:
         raise PictureError(f"there are no pictures at {shown} ({', '.join(sorted(PICTURE_ENDINGS))}).")
     plain = [Item(redacted(place), None, place) for place, _ in found]
-    if classes is None or not is_container(location) and len(found) == 1:
+    if classes is None or (not is_container(location) and len(found) == 1):
         return plain, "" if classes is not None else "none: the output is dense, and a label is no answer to it"
     known, unknown = _classes_of([label for _, label in found if label is not None], labels, classes)
     if unknown or not known or any(label is None for _, label in found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from onnxvis.errors import PictureError, UsageError
 from onnxvis.kernels.overlap import UNLABELED
 from onnxvis.labels import Labels, load_labels
+from onnxvis.locations import inner_path, is_location
 
 __all__ = ["VOID", "LabelMaps", "on_input_grid"]
 
@@ -37,7 +39,7 @@ class LabelMaps:
     Attributes:
         folder: where they lie.
         numbers: the numbers that are concepts, ascending.
-        names: their names.
+        names: their names; numbers of one name are told apart by the number behind it.
         files: label maps by their path in the folder without ending, in small letters.
     """
 
@@ -71,15 +73,18 @@ class LabelMaps:
             )
         labels: Labels = load_labels(lists[0])
         named = [(number, name) for number, name in enumerate(labels.names) if name]
-        return cls(root, tuple(n for n, _ in named), tuple(name for _, name in named), files)
+        times = Counter(name for _, name in named)
+        names = tuple(name if times[name] == 1 else f"{name} ({number})" for number, name in named)
+        return cls(root, tuple(n for n, _ in named), names, files)
 
     def find(self, picture: str | os.PathLike[str]) -> Path | None:
-        """The label map of a picture: the longest end of its path that a map of the folder has.
+        """The label map of a picture: the longest end of its path, in its archive too, that a map of the folder has.
 
         Raises:
             UsageError: only the stem fits, and several maps have it.
         """
-        parts = Path(_key(Path(picture))).parts
+        place = os.fspath(picture)
+        parts = Path(_key(Path(inner_path(place) if is_location(place) else place))).parts
         for start in range(len(parts)):
             found = self.files.get("/".join(parts[start:]))
             if found is not None:

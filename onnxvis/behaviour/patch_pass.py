@@ -21,7 +21,9 @@ from onnxvis.progress import Progress, silent
 if TYPE_CHECKING:
     from onnxvis.model import Model
 
-__all__ = ["LayerPatches", "PatchOptions", "layer_patches"]
+__all__ = ["LayerPatches", "PatchOptions", "equal_notes", "layer_patches"]
+
+_EQUAL = "all patches of"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def layer_patches(
         if projector is not None and cut.patches:
             drawing.projections = _projected(projector, cut, pictures)
         found.units.append(drawing)
-    found.notes += _saturated(found)
+    found.notes += equal_notes([[p.value for p in d.unit.patches] for d in found.units])
     if projector is not None:
         found.unverified = projector.unverified
         found.notes += _projection_notes(projector)
@@ -137,16 +139,23 @@ def _field_notes(model: Model, layer: str) -> Iterator[str]:
         yield "a path from the whole picture reaches the units too; patches leave it out"
 
 
-def _saturated(found: LayerPatches) -> Iterator[str]:
-    """Said where the strongest places of units are all equal: then it is their pictures' numbers that chose them."""
-    equal = [
-        d.unit.unit for d in found.units if len(d.unit.patches) > 1 and len({p.value for p in d.unit.patches}) == 1
-    ]
-    if equal:
-        yield (
-            f"all patches of {len(equal)} of {len(found.units)} units have the same activation (a rectifier with an "
-            "upper bound is saturated): more places have it, and those of the first pictures are shown"
+def equal_notes(units: Sequence[Sequence[float]]) -> list[str]:
+    """Said where the strongest activations of units are all equal: then it is their pictures' numbers that chose them.
+
+    Args:
+        units: the activations of each unit's patches.
+    """
+    equal = [values[0] for values in units if len(values) > 1 and len(set(values)) == 1]
+    silent_units = equal.count(0.0)
+    notes = []
+    if silent_units:
+        notes.append(f"{_EQUAL} {silent_units} of {len(units)} units have the activation 0: nothing here excites them")
+    if len(equal) > silent_units:
+        notes.append(
+            f"{_EQUAL} {len(equal) - silent_units} of {len(units)} units have the same activation (equal pictures, or "
+            "a rectifier at its upper bound): there may be more such places, and those of the first pictures are shown"
         )
+    return notes
 
 
 def _number(value: object) -> str:

@@ -113,10 +113,10 @@ def choose_units(text: str, places: Places) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.strip().isdecimal()):
             raise UsageError(f"units are asked for as 'top 20', '0,5,12-15' or 'all', not {text!r}.")
-        units += range(int(first), int(last if dash else first) + 1)
-    wrong = [u for u in units if u >= count]
-    if wrong or not units:
-        raise UsageError(f"there is no unit {wrong[0] if wrong else text!r}: the layer has {count}, 0 to {count - 1}.")
+        begin, end = int(first), int(last if dash else first)
+        if not begin <= end < count:
+            raise UsageError(f"there is no unit {part.strip()!r}: the layer has {count}, 0 to {count - 1}.")
+        units += range(begin, end + 1)
     return list(dict.fromkeys(units))
 
 

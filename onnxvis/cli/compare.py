@@ -215,7 +215,11 @@ def _known(store: Partial) -> dict[str, PictureDrift]:
 
 def _own_folder(folder: Path) -> None:
     """Make the folder; one whose compare.json is not ours is left alone."""
-    path = folder / "compare.json"
+    path, page = folder / "compare.json", folder / "index.html"
+    if page.exists() and not path.exists():
+        raise UsageError(
+            f"{page} was not written by onnxvis compare, and is left alone. Choose another folder with --out."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8") if path.exists() else None
@@ -237,4 +241,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. What is finished is kept: make room, and give the same "
+            "command again."
+        ) from error

@@ -20,7 +20,7 @@ from onnxvis.behaviour.stored import Pictures, choose_layers, good_rows
 from onnxvis.behaviour.tiles import Tile, TileRow, tile_sheet, tile_uri
 from onnxvis.behaviour.unit_page import UnitCard, UnitCell, UnitPage, UnitStrip, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.cli.results import layer_notes, made_line, open_store, store_facts, write_file
+from onnxvis.cli.results import layer_notes, made_line, open_store, own_folder, store_facts, write_file
 from onnxvis.errors import UsageError
 from onnxvis.names import slug
 from onnxvis.progress import Progress
@@ -55,6 +55,7 @@ class DissectJob:
 
 def run_dissect(job: DissectJob) -> int:
     """Count, write, and say where. 0, or 130 when interrupted; finished layers are kept."""
+    own_folder(job.out, "dissection.json")
     store = open_store(job.store)
     good_rows(store)
     options = DissectOptions(job.top, job.iou)

@@ -87,6 +87,8 @@ def run_evaluate(job: EvaluateJob) -> int:
                 progress("pictures", number, len(images))
                 try:
                     _picture(job, image, requests, metrics, masks, run, progress)
+                except OutputError:  # no fault of the picture, and the next would fail likewise
+                    raise
                 except OnnxvisError as error:
                     run.failures.append((image, str(error)))
             progress("pictures", len(images), len(images))
@@ -101,7 +103,7 @@ def run_evaluate(job: EvaluateJob) -> int:
     for image, reason in run.failures:
         err.print(f"[red]failed:[/] {escape(visible(f'{image}: {reason}'))}")
     if job.out is not None:
-        _write(job.out, _json(job, names, metrics, run, notes))
+        _write(job.out, _json(job, names, metrics, run, [*notes, *(["interrupted: not all pictures"] if code else [])]))
         if not code:
             run.partial.remove()
         out.print(f"figures: {escape(str(job.out))}")

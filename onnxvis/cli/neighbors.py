@@ -94,6 +94,8 @@ def run_neighbors(job: NeighborJob) -> int:
         raise UsageError(f"--metric is {' or '.join(METRICS)}, not {job.metric!r}.")
     if job.image is None and not job.duplicates and not job.outliers:
         raise UsageError("name a picture, or ask for --duplicates or --outliers N.")
+    if job.out.exists() and not job.out.is_dir():
+        raise UsageError(f"{job.out} is a file; name a folder with --out.")
     store = open_store(job.store)
     good_rows(store)
     model = model_of(store, job.model)
@@ -142,6 +144,7 @@ def _query(room: _Room, image: str) -> _Query:
     assert prepared.picture is not None
     name = prepared.picture.name
     same = [row.id for row in room.rows.values() if row.sha256 == prepared.picture.sha256 and not row.error]
+    same.sort(key=lambda id: location_name(room.rows[id].path) != name)  # of equal files the one of this name
     if same:
         return _known(room, same[0], f" ({name})")
     from onnxvis.behaviour.index.layers import embedding_tap

@@ -54,7 +54,10 @@ class Partial:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write("\n" + line + "\n")  # a line of its own, also after one that was cut off
         except OSError as error:
-            raise OutputError(f"cannot write {self._path}: {error.strerror or error}.") from error
+            raise OutputError(
+                f"cannot write {self._path}: {error.strerror or error}. What is finished is kept: make room, or the "
+                "folder writable, and give the same command again."
+            ) from error
 
     def remove(self) -> None:
         """Delete the file: everything is finished."""

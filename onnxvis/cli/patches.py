@@ -12,13 +12,13 @@ from rich.markup import escape
 from onnxvis._version import __version__
 from onnxvis.behaviour.opening import model_of
 from onnxvis.behaviour.patch_gallery import UnitDrawing, card_of, page_cell, rows_of
-from onnxvis.behaviour.patch_pass import LayerPatches, PatchOptions, layer_patches
+from onnxvis.behaviour.patch_pass import LayerPatches, PatchOptions, equal_notes, layer_patches
 from onnxvis.behaviour.patches import choose_units
 from onnxvis.behaviour.stored import choose_layers, good_rows
 from onnxvis.behaviour.tiles import OUTSIDE_NOTE, tile_sheet
 from onnxvis.behaviour.unit_page import UnitCard, UnitPage, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.cli.results import layer_notes, made_line, open_store, store_facts, write_file
+from onnxvis.cli.results import layer_notes, made_line, open_store, own_folder, store_facts, write_file
 from onnxvis.names import slug
 from onnxvis.progress import Progress
 from onnxvis.render import png_bytes
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["PatchJob", "run_patches"]
 
 _UNITS_ON_SHEET = 24
-_MEASURED = ("at every place", "all patches of")
+_COUNTED = "all patches of"
+_MEASURED = ("at every place", _COUNTED)
 _CELL = 96
 
 
@@ -60,6 +61,7 @@ class _Drawn:
 
 def run_patches(job: PatchJob) -> int:
     """Draw, write, and say where. 0, or 130 when interrupted; what is finished is kept."""
+    own_folder(job.out, "patches.json")
     store = open_store(job.store)
     good_rows(store)
     model = model_of(store, job.model, job.gradients)
@@ -96,8 +98,11 @@ def _layer(
         found = layer_patches(store, model, drawn.layer, job.options, progress, part)
         drawn.cards += [card_of(drawing, cell) for drawing in found.units]
         drawn.units += [drawing.to_dict() for drawing in found.units]
-        # The measured agreement differs from sheet to sheet: each sheet has its own, the page that of the last.
+        # What was counted or measured differs from sheet to sheet: each sheet says its own, the page counts all units
+        # and has the agreement of the last.
         drawn.notes = dict.fromkeys([*(n for n in drawn.notes if not n.startswith(_MEASURED)), *found.notes])
+        counted = equal_notes([[p["value"] for p in unit["patches"]] for unit in drawn.units])
+        drawn.notes = dict.fromkeys([*(n for n in drawn.notes if not n.startswith(_COUNTED)), *counted])
         drawn.unverified |= found.unverified
         title = f"{model.name}: {drawn.layer}" + (f" ({number} of {len(starts)})" if len(starts) > 1 else "")
         _sheet(folder / f"sheet-{number:02}.png", title, found)

@@ -20,7 +20,7 @@ from onnxvis.behaviour.projection import Projection
 from onnxvis.behaviour.projection import project as lay_out
 from onnxvis.behaviour.scatter import ScatterPage, ScatterPoint, build_scatter_page, sprite_side, verdict
 from onnxvis.cli.console import out, progress_bar, visible
-from onnxvis.cli.results import made_line, open_store, store_facts, store_thumbnails, write_file
+from onnxvis.cli.results import made_line, open_store, own_folder, store_facts, store_thumbnails, write_file
 from onnxvis.locations import location_name
 from onnxvis.render import png_bytes
 
@@ -47,6 +47,7 @@ class ProjectJob:
 
 def run_project(job: ProjectJob) -> int:
     """Lay out, write, and say where; 0."""
+    own_folder(job.out, "projection.json")
     store = open_store(job.store)
     ids, vectors = store.embeddings()
     if not job.quiet:
@@ -71,9 +72,9 @@ def run_project(job: ProjectJob) -> int:
     notes = [f"{note[0].upper()}{note[1:]}." for note in said]
     notes.append("Distances between far groups mean little in t-SNE and UMAP; neighbors are what they keep.")
     page = ScatterPage(title, found.points, points, thumbnails, facts, notes, made_line())
-    write_file(job.out / "index.html", build_scatter_page(page).encode("utf-8", "replace"))
     write_file(job.out / "points.csv", _csv(found, points, places).encode("utf-8", "surrogateescape"))
     write_file(job.out / "projection.json", _json(job, found, said))
+    write_file(job.out / "index.html", build_scatter_page(page).encode("utf-8", "replace"))
     for note in (f"trustworthiness {found.trust:.4f} at {found.trust_k} neighbors", *said):
         out.print(escape(visible(f"  {note}")))
     out.print(f"page:   {escape(str(job.out / 'index.html'))}")

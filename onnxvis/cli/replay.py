@@ -96,4 +96,6 @@ def _write(path: Path, found: Replay) -> None:
     try:
         write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Choose another file with --json."
+        ) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxvis._version import __version__
 from onnxvis.cli.console import err
-from onnxvis.errors import OutputError
+from onnxvis.errors import OutputError, UsageError
 from onnxvis.explanation import write_atomic
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnxvis.behaviour.thumbnails import Thumbnails
     from onnxvis.progress import Progress
 
-__all__ = ["layer_notes", "made_line", "open_store", "store_facts", "store_thumbnails", "write_file"]
+__all__ = ["layer_notes", "made_line", "open_store", "own_folder", "store_facts", "store_thumbnails", "write_file"]
 
 
 def open_store(path: Path) -> Store:
@@ -37,6 +37,22 @@ def open_store(path: Path) -> Store:
     return store
 
 
+def own_folder(out: Path, data: str) -> None:
+    """Refuse, before any work, a folder that cannot be one or whose page another program wrote.
+
+    Args:
+        out: where the results go.
+        data: the file that the command writes before its page.
+
+    Raises:
+        UsageError: it is a file, or has an index.html without the data.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a folder with --out.")
+    if (out / "index.html").exists() and not (out / data).exists():
+        raise UsageError(f"{out} holds an index.html of something else (no {data}). Choose another folder with --out.")
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, with its folder.
 
@@ -47,7 +63,9 @@ def write_file(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Make room, or choose another folder with --out."
+        ) from error
 
 
 def store_thumbnails(

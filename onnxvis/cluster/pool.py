@@ -65,6 +65,7 @@ class Pace:
         busy: seconds that actors worked, by actor.
         stages: seconds by stage, as the work reported them, over all actors.
         seconds: from the first item to the last.
+        starting: seconds before that, until Ray ran and every actor had opened the model.
     """
 
     actors: int = 0
@@ -72,6 +73,7 @@ class Pace:
     busy: dict[int, float] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    starting: float = 0.0
 
     def slowest(self) -> tuple[str, float] | None:
         """The stage that took most of the time, and its part."""
@@ -121,6 +123,7 @@ class RayPool:
 
     def __init__(self, model: Model, options: ClusterOptions | None = None) -> None:
         self.options = options or ClusterOptions()
+        began = time.perf_counter()
         self._ray = require("ray", "ray", "--engine ray")
         self._started = False
         self._connect()
@@ -140,6 +143,7 @@ class RayPool:
         except Exception as error:
             self.close()
             raise _ours(error, "the model cannot be opened by an actor") from error
+        self.pace.starting = time.perf_counter() - began
 
     def __enter__(self) -> RayPool:
         """The pool itself."""

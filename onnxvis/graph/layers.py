@@ -211,7 +211,8 @@ def resolve_layer(name: str, graph: ModelProto | GraphIndex, table: Sequence[Lay
             "while that body runs and cannot be exposed. Choose a tensor of the main graph."
         )
     known = [word for row in table for word in (row.tensor, row.node, *row.node.strip("/").split("/")[:-1])]
-    raise LayerError(f"There is no layer {name!r}.{did_you_mean(name, known)}")
+    hint = did_you_mean(name, known) or " `onnxvis inspect MODEL --layers 0` lists all."
+    raise LayerError(f"There is no layer {name!r}.{hint}")
 
 
 def _exact(name: str, index: GraphIndex) -> str | None:

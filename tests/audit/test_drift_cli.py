@@ -135,6 +135,10 @@ def test_a_folder_of_something_else_is_left_alone(place: Path, capsys: pytest.Ca
     assert command(place) == 2
     assert json.loads((place / "out" / "compare.json").read_text()) == {"mine": 1}
     assert "left alone" in capsys.readouterr().err
+    (place / "out" / "compare.json").rename(place / "out" / "index.html")
+    assert command(place) == 2
+    assert "left alone" in capsys.readouterr().err
+    assert [path.name for path in (place / "out").iterdir()] == ["index.html"]
 
 
 def test_another_preprocessing_for_b(place: Path) -> None:

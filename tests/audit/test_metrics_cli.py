@@ -16,6 +16,7 @@ import onnxvis
 from onnxvis.audit.metrics import measure, summarize
 from onnxvis.cli import evaluate
 from onnxvis.cli.console import run
+from onnxvis.errors import OutputError
 
 SPEC = {"resize": "stretch", "size": 16, "scale": 1 / 255}
 
@@ -99,6 +100,24 @@ def test_a_broken_picture_costs_only_itself(place: Path) -> None:
     assert "9.png" in written(place)["failures"][0][0]
 
 
+def test_what_cannot_be_written_ends_the_run_at_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*given: Any) -> None:
+        raise OutputError("cannot write out.json.partial.jsonl: No space left on device.")
+
+    monkeypatch.setattr(evaluate.Partial, "add", full)
+    assert command(place, "-m", "saliency", "--metrics", "sparseness") == 2
+    said = capsys.readouterr().err
+    assert said.count("No space left") == 1
+    assert "failed:" not in said
+    monkeypatch.undo()
+    (place / "out.json").mkdir()
+    monkeypatch.setattr(evaluate, "measure", full)
+    assert command(place) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest, calls = evaluate.measure, []
 
@@ -112,6 +131,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(place: Path, monkeypatch: p
     options = ("-m", "saliency,grad-cam", "--metrics", "sparseness,complexity")
     assert command(place, *options) == 130
     assert len(written(place)["results"]) == 2
+    assert any("interrupted" in note for note in written(place)["notes"])
     with (place / "out.json.partial.jsonl").open("a") as stream:
         stream.write('{"cut of')
     assert command(place, *options) == 0

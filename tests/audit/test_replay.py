@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,21 @@ def test_exit_codes(report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert "disagrees" in said.out
     assert "preprocessing: the one given now" in said.out
+
+
+def test_pictures_of_an_archive_are_audited_and_found_again(tmp_path: Path) -> None:
+    folder = labelled_pictures(tmp_path / "pictures")
+    packed = tmp_path / "in" / "photos.zip"
+    packed.parent.mkdir()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(folder))
+    plan = dataclasses.replace(PLAN, methods=("grad-cam",), metrics=(), options={})
+    result = audit(small_model(tmp_path), [str(packed)], tmp_path / "out", plan)
+    assert [entry["truth"]["index"] for entry in result.data["entries"]] == [0, 0, 1, 1]
+    assert sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "out" / "maps").iterdir()) == ["p0", "p0", "p1", "p1"]
+    assert {r.outcome for r in replay(tmp_path / "out").results} == {IDENTICAL}
+    moved = packed.rename(tmp_path / "moved.zip")
+    assert "nobody answers" in differences(replay(tmp_path / "out", sample=1), "run")[0]
+    for now in (moved, folder):
+        assert replay(tmp_path / "out", pictures=now).agrees

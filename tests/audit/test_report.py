@@ -183,6 +183,13 @@ def test_a_folder_of_other_settings_is_refused_and_the_difference_named(
     audit(model, [str(folder / "pictures")], out, quick)
     fresh = audit(model, [str(folder / "pictures")], out, dataclasses.replace(quick, seed=1), overwrite=True)
     assert fresh.data["settings"]["seed"] == 1
+    foreign = tmp_path / "foreign"
+    (foreign / "maps").mkdir(parents=True)
+    (foreign / "state").mkdir()
+    (foreign / "state" / "settings.json").write_text('{"of": "another program"}')
+    with pytest.raises(OutputError, match="maps"):
+        audit(model, [str(folder / "pictures")], foreign, quick, overwrite=True)
+    assert (foreign / "maps").is_dir()
 
 
 def test_broken_pictures_and_methods_cost_only_themselves(folder: Path, tmp_path: Path) -> None:

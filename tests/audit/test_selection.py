@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from onnxvis.audit.selection import Answer, Item, Selection, find_items, parse_selection, select, true_class
+from onnxvis.audit.selection import Answer, Selection, find_items, parse_selection, select, true_class
 from onnxvis.errors import PictureError, UsageError
 from onnxvis.labels import Labels
 
@@ -51,7 +52,10 @@ def test_a_csv_of_paths_and_labels(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.png", "in/b.png")
     (tmp_path / "list.csv").write_text('path,label\nin/a.png,"crane, lifting"\n\nin/b.png,0\n', encoding="utf-8")
     found = find_items([str(tmp_path / "list.csv")], LABELS, 5)
-    assert found.items == (Item(str(tmp_path / "in/a.png"), 2), Item(str(tmp_path / "in/b.png"), 0))
+    assert [(i.path, i.truth) for i in found.items] == [
+        (str(tmp_path / "in/a.png"), 2),
+        (str(tmp_path / "in/b.png"), 0),
+    ]
     (tmp_path / "bad.csv").write_text("in/a.png,tabby cat\nin/b.png,dragon\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"bad\.csv, line 2.*dragon"):
         find_items([str(tmp_path / "bad.csv")], LABELS, 5)
@@ -102,3 +106,37 @@ def test_misclassified_needs_labels() -> None:
 def test_unknown_rules_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_selection(text)
+
+
+def zipped(path: Path, *names: str) -> str:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return str(path)
+
+
+def test_an_archive_labels_its_pictures_as_a_folder_does(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", "tabby_cat/b.jpg", "2/c.png")
+    found = find_items([path], LABELS, 5)
+    assert {item.path: item.truth for item in found.items} == {
+        f"zip://tabby_cat/b.jpg::{path}": 3,
+        f"zip://2/c.png::{path}": 2,
+    }
+    assert path in found.truth_source
+    found = find_items([zipped(tmp_path / "b.zip", "crane/a.png", "holiday/b.png")], LABELS, 5)
+    assert [item.truth for item in found.items] == [None, None]
+    assert "holiday" in found.truth_source
+    found = find_items([zipped(tmp_path / "c.zip", "crane/a.png", "b.png")], LABELS, 5)
+    assert [item.truth for item in found.items] == [None, None]
+    assert "not every picture" in found.truth_source
+    with pytest.raises(PictureError, match="no pictures at"):
+        find_items([zipped(tmp_path / "d.zip", "read.me")], LABELS, 5)
+
+
+def test_a_url_is_opened_whole_and_reported_without_its_credentials(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("s3://me:geheim@b/a.png?X-Amz-Signature=geheim,crane\n", encoding="utf-8")
+    (item,) = find_items([str(tmp_path / "list.csv")], LABELS, 5).items
+    assert item.opened == "s3://me:geheim@b/a.png?X-Amz-Signature=geheim"
+    assert item.path == "s3://b/a.png?X-Amz-Signature=..."
+    assert item.truth == 1
+    assert "geheim" not in repr(item)

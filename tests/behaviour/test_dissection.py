@@ -199,8 +199,17 @@ def test_label_maps_are_found_by_the_end_of_the_path(tmp_path: Path) -> None:
     assert maps.find("/data/q/y.jpeg") == tmp_path / "y.png"
     assert maps.find("/data/c.d/z.v2.jpg") == tmp_path / "c.d/z.v2.png"
     assert maps.find("w.jpg") is None
+    assert maps.find("zip://a/x.png::/data/y.zip") == tmp_path / "a/x.png"
+    assert maps.find("zip://w.png::/data/y.zip") is None
+    assert maps.find("s3://bucket/b/x.jpg?v=1") == tmp_path / "b/x.png"
     with pytest.raises(UsageError, match="could have the label map"):
         maps.find("/data/x.jpg")
+
+
+def test_numbers_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "x.png")
+    (tmp_path / "concepts.txt").write_text("sky\ncrane\ncrane\n")
+    assert LabelMaps.open(tmp_path).names == ("sky", "crane (1)", "crane (2)")
 
 
 def test_label_maps_are_read_in_every_form(tmp_path: Path) -> None:

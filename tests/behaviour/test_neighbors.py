@@ -198,6 +198,7 @@ def test_the_command_says_what_is_wrong(room: Any, tmp_path: Path, capsys: Any) 
         ((store, "99"), "numbered 0 to 13"),
         ((store, "3", "--metric", "taxi"), "euclidean or cosine"),
         ((str(tmp_path / "none"), "3"), "onnxvis index"),
+        ((store, "zip://a.png::none.zip"), "no picture zip://a.png::none.zip"),
     ):
         assert run(*arguments, "-o", str(tmp_path / "o")) == 2
         assert words in " ".join(capsys.readouterr().err.split())

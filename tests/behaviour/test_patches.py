@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.stores import LAYERS, MadeUpPlaces, MadeUpRow, small_model
 
 from onnxvis.behaviour.opening import layer_field, model_of, pictures_of
-from onnxvis.behaviour.patch_pass import PatchOptions, layer_patches
+from onnxvis.behaviour.patch_pass import PatchOptions, equal_notes, layer_patches
 from onnxvis.behaviour.patches import choose_units, cut_unit, seen_box
 from onnxvis.behaviour.stored import Pictures, choose_layers
 from onnxvis.behaviour.unit_projection import UnitProjector, drawn_projection
@@ -106,9 +106,16 @@ def test_units_are_chosen_in_words() -> None:
     assert choose_units("top 3", places) == [2, 1, 0]
     assert choose_units("0, 2-3,2", places) == [0, 2, 3]
     assert choose_units("all", places) == [0, 1, 2, 3]
-    for wrong in ("4", "top", "top 0", "a", "", "1-9", "-1", "top x"):
+    for wrong in ("4", "top", "top 0", "a", "", "1-9", "-1", "top x", "3-1", "0-99999999999"):
         with pytest.raises(UsageError):
             choose_units(wrong, places)
+
+
+def test_equal_activations_are_told_from_silent_ones() -> None:
+    assert equal_notes([[3.0, 2.0], [5.0], [0.0, -1.0]]) == []
+    silent, equal = equal_notes([[0.0, 0.0], [6.0, 6.0], [6.0, 6.0, 6.0], [2.0, 1.0]])
+    assert silent.startswith("all patches of 1 of 4 units have the activation 0")
+    assert equal.startswith("all patches of 2 of 4 units have the same activation")
 
 
 def test_layers_are_looked_up_with_a_hint(room: Any) -> None:

@@ -126,6 +126,37 @@ def test_patches_are_written(room: Any, tmp_path: Path) -> None:
     assert main(["patches", store, "--layer", "Relu9", "--quiet", "-o", str(tmp_path)]) == 2
 
 
+def test_a_folder_of_something_else_is_refused_before_any_work(
+    room: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(room.folder / "store")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("mine")
+    for command in (["patches", store], ["project", store], ["dissect", store, str(tmp_path)]):
+        assert main([*command, "-o", str(tmp_path / "file")]) == 2
+        assert "is a file" in capsys.readouterr().err
+        assert main([*command, "-o", str(tmp_path / "site")]) == 2
+        assert "index.html of something else" in " ".join(capsys.readouterr().err.split())
+    assert main(["neighbors", store, "3", "-o", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "site" / "index.html").read_text() == "mine"
+
+
+def test_a_store_without_a_readable_picture_is_an_error(
+    room: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from onnxvis.behaviour.index.run import IndexOptions, index
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"no picture")
+    store = str(tmp_path / "store")
+    index(room.model, [str(tmp_path / "in")], store, IndexOptions(layers=LAYERS))
+    for command in (["patches", store], ["neighbors", store, "0"], ["dissect", store, str(tmp_path)]):
+        assert main([*command, "-o", str(tmp_path / "out")]) == 2
+        assert "no picture that could be read" in " ".join(capsys.readouterr().err.split())
+
+
 def test_dissections_are_written(room: Any, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -19,7 +19,15 @@ from PIL import Image
 
 import onnxvis.locations as module
 from onnxvis.errors import PictureError
-from onnxvis.locations import is_container, is_location, list_location, location_name, read_location, redacted
+from onnxvis.locations import (
+    holder,
+    is_container,
+    is_location,
+    list_location,
+    location_name,
+    read_location,
+    redacted,
+)
 from onnxvis.picture import open_picture
 from onnxvis.picture_files import PICTURE_ENDINGS, picture_files
 from onnxvis.reading import list_pictures
@@ -68,6 +76,56 @@ def test_webdataset_shards(tmp_path: Path) -> None:
     assert shows(f"tar://2.png::{path}", 4)
 
 
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "TGZ"])
+def test_a_packed_tar_archive_under_each_of_its_endings(tmp_path: Path, ending: str) -> None:
+    path = str(tmp_path / f"a.{ending}")
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo("cat/1.png")
+        info.size = len(png(5))
+        archive.addfile(info, io.BytesIO(png(5)))
+    assert listed(path) == [(f"tar://cat/1.png::{path}", "cat")]
+    assert shows(f"tar://cat/1.png::{path}", 5)
+
+
+def test_links_and_devices_in_an_archive_lead_nowhere_outside(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png(6))
+    path = str(tmp_path / "a.tar")
+    with tarfile.open(path, "w") as archive:
+        for name, kind, to in (
+            ("out.png", tarfile.SYMTYPE, str(tmp_path / "secret.png")),
+            ("pipe.png", tarfile.FIFOTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, to
+            archive.addfile(info)
+    for location, _ in listed(path):
+        with pytest.raises(PictureError, match="a device or a link in its archive that leads to no file of it"):
+            open_picture(location)
+
+
+def test_odd_names_in_an_archive_are_shown_and_recorded_as_they_are(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for seed, name in enumerate(("q?token=1.png", "a#row=3.png", "in/100%25.png")):
+            archive.writestr(name, png(seed))
+    for location, _ in listed(path):
+        picture = open_picture(location)
+        assert picture.path == location
+        assert picture.name == location.split("::")[0].rsplit("/", 1)[1]
+        assert holder(location) == path
+
+
+def test_an_archive_without_pictures_says_so(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.zip")
+    zipfile.ZipFile(path, "w").close()
+    for ask in (list_pictures, picture_files):
+        with pytest.raises(PictureError, match=r"there are no pictures at .*a\.zip"):
+            ask([path])
+    Path(path).write_bytes(b"PK")
+    with pytest.raises(PictureError, match="Is it whole, and what its name says"):
+        listed(path)
+
+
 @pytest.mark.parametrize("form", ["bytes", "record"])
 def test_a_table(tmp_path: Path, form: str) -> None:
     path = str(tmp_path / "t.parquet")
@@ -113,6 +171,9 @@ def test_paths_are_no_locations() -> None:
     assert not is_container("notes.gz")
     assert location_name("zip://in/a.png::s3://b/x.zip") == "a.png"
     assert location_name("s3://b/t.parquet#row=3") == "t.parquet row 3"
+    assert location_name("zip://in/a.png::/far/x.zip") == "a.png"
+    assert location_name("/x/a::b#c.png") == "a::b#c.png"
+    assert holder("s3://b/t.parquet#row=3") == "s3://b/t.parquet"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +183,7 @@ def test_paths_are_no_locations() -> None:
         ("https://h/a.png?X-Amz-Signature=abc&id=5", "https://h/a.png?X-Amz-Signature=...&id=5"),
         ("https://h/a.png?v=" + "a" * 40, "https://h/a.png?v=..."),
         ("zip://a.png::s3://key:secret@b/x.zip", "zip://a.png::s3://b/x.zip"),
+        ("zip:///a.png::s3://key:secret@b/x.zip", "zip:///a.png::s3://b/x.zip"),
         ("/plain/path@home?token=x", "/plain/path@home?token=x"),
     ],
 )

@@ -21,10 +21,22 @@ from onnxvis.graph.gradient.table import ALTERNATIVES, RULES, STEPS, Call
 from onnxvis.graph.gradient.tensor import FLOATS, Known, Tape, Tensor
 from onnxvis.graph.index import GraphIndex
 
-__all__ = ["OLDEST", "backward", "build_vjp", "call_of", "check_forms", "missing_rules", "opset_of", "tape_for"]
+__all__ = [
+    "NEWER",
+    "OLDEST",
+    "backward",
+    "build_vjp",
+    "call_of",
+    "check_forms",
+    "missing_rules",
+    "opset_of",
+    "tape_for",
+]
 
 OLDEST = 13
 """First operator set in which the axes of ReduceSum are an input, as the rules write them."""
+NEWER = "Export the model with operator set 17 or newer, or use the torch backend (gradients='torch')."
+"""What helps against an operator set that is too old."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -251,6 +263,5 @@ def check_forms(nodes: Sequence[onnx.NodeProto], version: int) -> None:
         except onnx.checker.ValidationError as error:
             reason = " ".join(str(error).split())[:160]
             raise ConversionError(
-                f"the gradient needs {node.op_type} in a form that operator set {version} does not have ({reason}). "
-                "Export the model with operator set 17 or newer, or use the torch backend (gradients='torch')."
+                f"{node.op_type} is needed in a form that operator set {version} does not have ({reason}). {NEWER}"
             ) from error
