@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from onnxvis.explanation import Explanation, write_atomic
 from onnxvis.gallery import page_picture, sheet
 from onnxvis.locations import is_location, location_name, redacted
 from onnxvis.names import slug
+from onnxvis.progress import StageClock
 from onnxvis.render import png_bytes
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def explain_chunk(
     Raises:
         OutputError: a result cannot be written.
     """
-    clock = _Clock({} if stages is None else stages)
+    clock = StageClock(stages)
     prepared, failed = prepared_chunk(model, items)
     clock.stop("reading")
     yield from failed
@@ -159,19 +159,6 @@ def explain_chunk(
             clock.stop("drawing and writing")
             yield kept
         clock.start()
-
-
-class _Clock:
-    def __init__(self, stages: Stages) -> None:
-        self._stages, self._began = stages, time.perf_counter()
-
-    def start(self) -> None:
-        self._began = time.perf_counter()
-
-    def stop(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._stages[stage] = self._stages.get(stage, 0.0) + now - self._began
-        self._began = now
 
 
 def prepared_chunk(model: Model, items: Sequence[ChunkItem]) -> tuple[list[tuple[ChunkItem, Prepared]], list[Failed]]:

@@ -17,7 +17,7 @@ from onnxvis.explanation import Explanation
 from onnxvis.methods import Attribution, LayerChoice, Method, Task, get_method
 from onnxvis.prediction import Prediction, logits_of, predictions, same_shape
 from onnxvis.progress import Progress, silent
-from onnxvis.provenance import provenance
+from onnxvis.provenance import explained_output, provenance
 from onnxvis.target import Score, TargetSpec, is_several, resolve
 
 if TYPE_CHECKING:
@@ -307,5 +307,5 @@ def _explanation(
         logits_note=model.logits.reason,
         caution=chosen.method.caution,
         seconds=seconds,
-        provenance=provenance(model),
+        provenance={**provenance(model), "explained": explained_output(model)},
     )

@@ -6,6 +6,7 @@ written down in :attr:`Picture.notes`; what cannot be read is one :class:`~onnxv
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import io
@@ -13,6 +14,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -40,6 +42,8 @@ MAX_FILE_BYTES = 2 * 1024**3
 # Pillow's size limit and Python's warning filters are process-wide: whoever changes them takes turns.
 _PILLOW_STATE = threading.Lock()
 _PROGRAM_FORMATS = frozenset({"EPS", "WMF"})
+# What a PNG or WebP file holds where Pillow may still warn after its header: an animation, or EXIF in any form.
+_TOLD_LATE = (b"acTL", b"eXIf", b"EXIF", b"Raw profile")
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,24 +182,40 @@ def _from_bytes(data: bytes, name: str, path: str | None) -> Picture:
     if not data:
         raise PictureError(f"{name} is empty (0 bytes): it is not a picture.")
     notes: list[str] = []
-    with _PILLOW_STATE, warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        pixels = _decode(data, name, notes)
-    told = dict.fromkeys(str(item.message).strip().rstrip(".") for item in heard)
-    notes += [f"Pillow warned: {message}" for message in told if message]
+    heard: list[str] = []
+    pixels = _decode(data, name, notes, heard)
+    notes += [f"Pillow warned: {message}" for message in dict.fromkeys(heard) if message]
     return _finish(pixels, name, path, hashlib.sha256(data).hexdigest(), notes)
 
 
-def _decode(data: bytes, name: str, notes: list[str]) -> Pixels:
-    """Open, check and convert, while Pillow's own size limit is replaced by ours."""
+@contextlib.contextmanager
+def _pillow_state(heard: list[str]) -> Iterator[None]:
+    """Our size limit in place of Pillow's, and what Pillow warns of; one thread at a time."""
+    from PIL import Image
+
+    with _PILLOW_STATE, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+            heard += [str(item.message).strip().rstrip(".") for item in told]
+
+
+def _decode(data: bytes, name: str, notes: list[str], heard: list[str]) -> Pixels:
+    """Open, check and convert. The samples of the usual formats are decoded by many threads at once."""
     from PIL import Image, UnidentifiedImageError
 
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_header(image, name)
-            return _convert(image, notes)
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(_pillow_state(heard))
+            with Image.open(io.BytesIO(data)) as image:
+                _check_header(image, name)
+                if _settled(image, data):
+                    turn.close()
+                return _convert(image, notes)
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -212,8 +232,14 @@ def _decode(data: bytes, name: str, notes: list[str]) -> Pixels:
             f"{name} is damaged or cut short and cannot be decoded ({type(error).__name__}: {error}): "
             "get the file again or save it anew."
         ) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+
+
+def _settled(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow needs nothing that is process-wide from here on: it checks no size and has nothing to warn of."""
+    if image.format == "JPEG":
+        _orientation(image)  # parses EXIF, where Pillow warns; it is kept
+        return True
+    return image.format in {"PNG", "WEBP"} and not any(mark in data for mark in _TOLD_LATE)
 
 
 def _too_large(name: str, size: str) -> PictureError:
@@ -289,7 +315,8 @@ def _samples(image: Image.Image, notes: list[str]) -> Pixels:
         notes.append(f"{mode} converted to RGB")
     gray = mode in {"1", "L", "LA", "La"}
     if not image.has_transparency_data:
-        return _with_channels(np.asarray(image.convert("L" if gray else "RGB"), dtype=np.uint8))
+        wanted = "L" if gray else "RGB"
+        return _with_channels(np.asarray(image if mode == wanted else image.convert(wanted), dtype=np.uint8))
     # Pillow turns premultiplied modes only into their own plain form.
     plain = {"La": "LA", "RGBa": "RGBA"}.get(mode)
     image = image.convert(plain) if plain else image

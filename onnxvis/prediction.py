@@ -14,7 +14,7 @@ from onnxvis.labels import Labels
 if TYPE_CHECKING:
     from onnxvis.model import Model
 
-__all__ = ["Prediction", "RankedClass", "logits_of", "predict", "predictions"]
+__all__ = ["Prediction", "RankedClass", "logits_of", "predict", "predictions", "same_shape", "settle_batches"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,16 @@ def predict(model: Model, tensors: Sequence[np.ndarray], top: int, batch_size: i
         logits = logits_of(model, model.engine.forward(x, (model.logits.tensor,), batch_size), len(x))
         found += list(zip(group, predictions(model, logits, top), strict=True))
     return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+
+
+def settle_batches(model: Model) -> None:
+    """Find out how batches run, on noise of a fixed seed: so that it does not depend on which picture comes first.
+
+    Raises:
+        ModelError: the model cannot run.
+    """
+    sample = np.random.default_rng(0).random(model.one_image_shape()).astype(np.dtype(model.image_input.dtype))
+    model.engine.batch_plan(sample)
 
 
 def same_shape(tensors: Sequence[np.ndarray]) -> list[list[int]]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from onnxvis._version import __version__
 
 if TYPE_CHECKING:
     from onnxvis.model import Model
 
-__all__ = ["provenance", "versions"]
+__all__ = ["explained_output", "provenance", "versions"]
 
+_LARGEST_INPUT = 64
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnx2torch", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
 
 
@@ -36,4 +40,25 @@ def provenance(model: Model) -> dict[str, Any]:
         "rewrites": {a.name: a.count for a in model.canonical.applied},
         "versions": versions(),
         "platform": platform.platform(),
+    }
+
+
+def explained_output(model: Model) -> dict[str, Any]:
+    """Which number of the file is explained, and what its other inputs were given, as plain data.
+
+    Values of an input are kept where they are few; of a larger one only the fingerprint is.
+    """
+    return {
+        "tensor": model.logits.tensor,
+        "output": model.logits.output,
+        "kind": model.logits.kind,
+        "inputs": {
+            name: {
+                "type": array.dtype.name,
+                "shape": list(array.shape),
+                "sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
+                **({"values": array.reshape(-1).tolist()} if array.size <= _LARGEST_INPUT else {}),
+            }
+            for name, array in sorted(model.engine.constants.items())
+        },
     }

@@ -6,12 +6,9 @@ One HTML file that loads nothing and runs only its own script, named by its hash
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from onnxvis.audit.drift import Comparison, PictureDrift
@@ -20,7 +17,7 @@ from onnxvis.explaining import Settings
 from onnxvis.explanation import Explanation
 from onnxvis.methods import get_method
 from onnxvis.progress import Progress, silent
-from onnxvis.render.colormap import NEUTRAL
+from onnxvis.render.html import house_style, html_environment, own_code, packaged
 from onnxvis.render.overlay import heat_layer
 from onnxvis.render.png import data_uri
 from onnxvis.render.scale import format_value
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["DrawnPicture", "build_drift_page", "draw_worst", "verdict"]
 
 _PIXELS = 288 * 288
-_LONGEST = 400
-_MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = """
 .verdict { font-size: 17px; margin: 0 0 12px; padding: 10px 14px; border-left: 4px solid; background: var(--card); }
 .verdict.good { border-color: var(--accent); }
@@ -186,19 +181,10 @@ def build_drift_page(
         broken: which limits were broken, one sentence each.
         made: when and with what.
     """
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda name: _source("onnxvis.audit", name)),
-    )  # fmt: skip
-    environment.filters["short"] = _shorten
-    neutral = "#{:02x}{:02x}{:02x}".format(*NEUTRAL)
     backgrounds = [f".picture-{k} {{ background-image: url({p.uri}); }}" for k, p in enumerate(pictures)]
-    style = "\n".join([_source("onnxvis.render", "page.css").replace("$neutral", neutral), _STYLE, *backgrounds])
-    script = _source("onnxvis.render", "page.js")
-    return environment.get_template("drift_page.html").render(
+    page = html_environment("onnxvis.audit").get_template("drift_page.html")
+    return page.render(
+        **own_code("\n".join([house_style(), _STYLE, *backgrounds]), packaged("page.js")),
         title=f"{comparison.a['name']} (A) and {comparison.b['name']} (B)",
         verdict=verdict(comparison),
         broken=list(broken),
@@ -211,11 +197,6 @@ def build_drift_page(
         rows=[_row(row) for row in comparison.pictures],
         pictures=pictures,
         made=made,
-        # Both are files of this package and base64 text, never strings from outside.
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
 
 
@@ -269,17 +250,3 @@ def _percent(value: float | None) -> str:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _shorten(text: object) -> str:
-    shown = str(text)
-    cut = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return _MISLEADING.sub("\N{REPLACEMENT CHARACTER}", cut)
-
-
-def _source(package: str, name: str) -> str:
-    return resources.files(package).joinpath(name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -38,7 +38,7 @@ class Difference:
     """Something that is not as recorded.
 
     Attributes:
-        what: "model", "picture", "preprocessing", "answer", "map", "file", "versions", "manifest" or "run".
+        what: "model", "output", "picture", "preprocessing", "answer", "map", "file", "versions", "manifest" or "run".
         text: one sentence.
         serious: whether it makes the result disagree; other versions alone do not.
     """

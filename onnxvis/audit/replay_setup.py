@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onnxvis.audit.replay_compare import Difference
 from onnxvis.audit.report_model import weight_digests
 from onnxvis.errors import ModelError, OnnxvisError, PictureError, UsageError
@@ -89,7 +91,8 @@ class Setups:
         """
         recorded = manifest["provenance"]["model"]
         names = ("path", "sha256", "provider", "gradients")
-        key = json.dumps([[recorded.get(n) for n in names], manifest["preprocessing"], manifest["explained"]])
+        asked = manifest["explained"], manifest["provenance"].get("explained")
+        key = json.dumps([[recorded.get(n) for n in names], manifest["preprocessing"], asked])
         if key not in self._kept:
             self._kept[key] = self._open(manifest, recorded)
         return self._kept[key]
@@ -107,19 +110,19 @@ class Setups:
             raise UsageError("the manifest records no preprocessing: the input was a ready array.")
         chosen: Any = self._preprocessing or Preprocessing.from_dict(_plain_spec(spec), spec.get("source"))
         provider, differences = self._usable_provider(recorded)
-        size = manifest["geometry"]["input_size"]
         options: dict[str, Any] = {
             "labels": self._labels,
             "provider": provider,
             "gradients": self._gradients or recorded.get("gradients") or "auto",
+            "inputs": _other_inputs(manifest["provenance"].get("explained") or {}),
         }
         model = load(path, preprocessing=chosen, **options)
-        if any(not isinstance(d, int) for d in model.image_input.shape[-3:]):
-            model = load(path, preprocessing=chosen, size=(size[1], size[0]), **options)
-        model = _same_output(model, manifest, lambda name: load(path, preprocessing=chosen, output=name, **options))
+        model, other = _same_output(
+            model, manifest, lambda name: load(path, preprocessing=chosen, output=name, **options)
+        )
         batch = self._audit["settings"]["batch_size"] if self._audit is not None else _BATCH
         given = self._preprocessing is not None
-        return Setup(model, self._weights(recorded, model), given, int(batch), tuple(differences))
+        return Setup(model, self._weights(recorded, model), given, int(batch), (*differences, *other))
 
     def _path(self, recorded: Mapping[str, Any]) -> Path:
         if self._model is not None:
@@ -160,15 +163,48 @@ def _plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in spec.items() if k not in ("source", "summary")}
 
 
-def _same_output(model: Model, manifest: Mapping[str, Any], other: Any) -> Model:
-    """The model with the output that was explained: the one whose reason reads as recorded."""
+def _other_inputs(explained: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What the model's other inputs were given."""
+    found = {}
+    for name, one in (explained.get("inputs") or {}).items():
+        if "values" not in one:
+            raise UsageError(
+                f"the model's input {name!r} was given an array of {one['shape']}, which a manifest does not hold; "
+                "only the program that gave it can repeat it."
+            )
+        found[name] = np.asarray(one["values"], np.dtype(one["type"])).reshape(one["shape"])
+    return found
+
+
+def _same_output(model: Model, manifest: Mapping[str, Any], other: Any) -> tuple[Model, list[Difference]]:
+    """The model with the output that was explained, and what to say where it has none.
+
+    Manifests that do not name the tensor are of an earlier version: there the output is the one whose reason reads as
+    recorded.
+    """
+    recorded = manifest["provenance"].get("explained")
+    if recorded is not None:
+        return _recorded_output(model, str(recorded["tensor"]), str(recorded["output"]), other)
     if model.logits.reason == manifest["explained"] or len(model.outputs) == 1:
-        return model
+        return model, []
     for spec in model.outputs:
         candidate: Model = other(spec.name)
         if candidate.logits.reason == manifest["explained"]:
-            return candidate
-    return model
+            return candidate, []
+    text = "no output of the model is explained for the recorded reason, so the one that is chosen now was explained"
+    return model, [Difference("output", text)]
+
+
+def _recorded_output(model: Model, tensor: str, output: str, other: Any) -> tuple[Model, list[Difference]]:
+    if model.logits.tensor == tensor:
+        return model, []
+    names = [spec.name for spec in model.outputs]
+    if output in names and model.logits.output != output:
+        model = other(output)
+    if model.logits.tensor == tensor:
+        return model, []
+    lost = "" if output in names else f", and it has no output {output!r}"
+    return model, [Difference("output", f"{tensor!r} was explained then, {model.logits.tensor!r} is now{lost}")]
 
 
 def find_picture(manifest: Mapping[str, Any], root: Path | None) -> Found:

@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from onnxvis._version import __version__
 from onnxvis.audit.metrics import get_metric, metric_names
+from onnxvis.audit.objects import NOWHERE, Objects
 from onnxvis.audit.report_checks import run_checks
 from onnxvis.audit.report_data import accuracy, agreement_table, confidence, describe_methods, limits, metric_table
 from onnxvis.audit.report_model import class_count, describe_environment, describe_model
 from onnxvis.audit.report_page import write_page
 from onnxvis.audit.report_state import ReportFolder, plain_json
-from onnxvis.audit.report_steps import TRUTH, Work, answer_all, explain_chosen, targets_of
+from onnxvis.audit.report_steps import AuditEngine, Work, answer_all, explain_chosen
+from onnxvis.audit.report_unit import TRUTH, Asked, targets_of
 from onnxvis.audit.selection import Answer, Item, Items, Selection, find_items, select
 from onnxvis.errors import LayerError, ModelError, UsageError
 from onnxvis.explaining import Request, Settings, request
 from onnxvis.progress import Progress, silent
+from onnxvis.single_writer import single_writer
 from onnxvis.target import resolve
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ __all__ = ["AUDIT_VERSION", "DEFAULT_METHODS", "AuditPlan", "AuditResult", "audi
 
 AUDIT_VERSION = 1
 DEFAULT_METHODS = ("grad-cam", "integrated-gradients", "occlusion")
+_OBJECTS = ("source", "pictures", "unused")
 _QUICK_STEPS, _FULL_STEPS = 14, 28
 # Which engine is the faster is measured, so that choice, and the last bits with it, would differ from run to run.
 _REPEATABLE = {"engine": "plain"}
@@ -50,7 +54,9 @@ class AuditPlan:
         methods: names; one that this model cannot do is left out, with the reason.
         targets: as for :func:`onnxvis.explain`, and "truth": the class a picture is labelled with, where that is not
             what the model answered. Empty: "top1", and "truth" where pictures are labelled.
-        metrics: names; ``None`` takes those that are quick, or with ``full`` all that need no mask.
+        metrics: names; ``None`` takes those that are quick, or with ``full`` all; those of localization only where
+            objects are given.
+        objects: where the objects are, from :func:`onnxvis.audit.objects.read_objects`; for the metrics of localization.
         selection: which pictures are explained; all are classified.
         limit: how many at most.
         full: more metrics, for every target, and longer self-tests.
@@ -65,6 +71,7 @@ class AuditPlan:
     methods: tuple[str, ...] = DEFAULT_METHODS
     targets: tuple[str, ...] = ()
     metrics: tuple[str, ...] | None = None
+    objects: Objects = NOWHERE
     selection: Selection = field(default_factory=Selection)
     limit: int = 200
     full: bool = False
@@ -105,6 +112,7 @@ def audit(
     command: str = "",
     overwrite: bool = False,
     progress: Progress | None = None,
+    engine: AuditEngine | None = None,
 ) -> AuditResult:
     """Audit a model on pictures.
 
@@ -116,12 +124,15 @@ def audit(
         command: the command line that repeats it, for the report.
         overwrite: begin anew where the folder holds an audit of other settings.
         progress: called with (stage, done, total).
+        engine: who computes answers, maps and metrics; ``None`` does it here. The report is the same. Self-tests run
+            here always.
 
     Returns:
         The result. After an interruption (Ctrl-C) it holds what is finished and says so; no finished work is lost.
 
     Raises:
-        OnnxvisError: the plan does not fit the model, no picture can be used, or the folder cannot be written.
+        OnnxvisError: the plan does not fit the model, no picture can be used, or the folder cannot be written or is
+            being written by another process.
     """
     asked = plan or AuditPlan()
     report = progress or silent
@@ -130,21 +141,27 @@ def audit(
     requests, skipped = _requests(model, asked)
     targets = _targets(asked, items)
     metrics = _metrics(asked)
+    places, unplaced = asked.objects.assigned([item.path for item in items.items])
     settings = _settings(model, asked, requests, targets, metrics)
-    folder = ReportFolder(out, settings, overwrite)
     shared = Settings(asked.batch_size, False, asked.seed, asked.allow_unverified, report)
     steps = {"steps": _FULL_STEPS if asked.full else _QUICK_STEPS}
-    work = Work(model, folder, requests, targets, metrics, asked.full, shared, steps)
-    done = _Done()
-    interrupted = False
-    try:
-        _run(work, items, asked, done, report)
-    except KeyboardInterrupt:
-        interrupted = True
-    data = _assemble(work, items, skipped, settings, done, command, interrupted)
-    data["times"] = _times(began)
-    folder.write("audit.json", plain_json(data))
-    return AuditResult(folder.out, write_page(folder, data), data, interrupted)
+    asked_of_each = Asked(requests, targets, metrics, asked.full, shared, steps, places=places)
+    with single_writer(out):
+        folder = ReportFolder(out, settings, overwrite)
+        work = Work(model, folder, asked_of_each, engine)
+        done = _Done(objects=(asked.objects.source, len(places), unplaced) if asked.objects else None)
+        interrupted = False
+        try:
+            _run(work, items, asked, done, report)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if engine is not None:
+                engine.close()
+        data = _assemble(work, items, skipped, settings, done, command, interrupted)
+        data["times"] = _times(began)
+        folder.write("audit.json", plain_json(data))
+        return AuditResult(folder.out, write_page(folder, data), data, interrupted)
 
 
 @dataclass
@@ -154,12 +171,13 @@ class _Done:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     chosen: list[Item] = field(default_factory=list)
     selection: str = "none yet"
+    objects: tuple[str, int, list[str]] | None = None
     finished: list[str] = field(default_factory=list)
     checks: dict[str, Any] = field(default_factory=dict)
 
 
 def _run(work: Work, items: Items, plan: AuditPlan, done: _Done, report: Progress) -> None:
-    done.answers = answer_all(work.model, items.items, work.folder, plan.batch_size, report)
+    done.answers = answer_all(work, items.items, report)
     usable = [item for item in items.items if "error" not in done.answers[item.path]]
     answered = [
         Answer(
@@ -175,7 +193,9 @@ def _run(work: Work, items: Items, plan: AuditPlan, done: _Done, report: Progres
     if done.chosen:
         _check_targets(work, done.chosen[0], done.answers[done.chosen[0].path])
         done.finished = _keeping(lambda: explain_chosen(work, done.chosen, done.answers, report), work, done)
-        done.checks = run_checks(work, done.chosen, report)
+        if work.engine is not None:
+            work.engine.close()
+        done.checks = run_checks(work, done.chosen, done.answers, report)
 
 
 def _keeping(explain: Callable[[], list[str]], work: Work, done: _Done) -> list[str]:
@@ -193,7 +213,7 @@ def _check_targets(work: Work, item: Item, answer: Mapping[str, Any]) -> None:
 
     x = work.model.prepare(item.opened).tensor
     logits = logits_of(work.model, work.model.engine.forward(x, (work.model.logits.tensor,)), 1)[0]
-    for spec in targets_of(work.targets, item, answer):
+    for spec in targets_of(work.asked.targets, item, answer):
         resolve(spec, logits, work.model.labels, form=work.model.output_form)
 
 
@@ -230,9 +250,14 @@ def _targets(plan: AuditPlan, items: Items) -> tuple[str, ...]:
 
 def _metrics(plan: AuditPlan) -> tuple[str, ...]:
     known = [get_metric(name) for name in metric_names()]
+    where = bool(plan.objects)
     if plan.metrics is None:
-        return tuple(m.name for m in known if not m.needs_mask and (m.quick or plan.full))
-    return tuple(dict.fromkeys(get_metric(name).name for name in plan.metrics if name != "none"))
+        return tuple(m.name for m in known if (where or not m.needs_mask) and (m.quick or plan.full))
+    chosen = [get_metric(name) for name in plan.metrics if name != "none"]
+    needing = [m.name for m in chosen if m.needs_mask]
+    if needing and not where:
+        raise UsageError(f"{needing[0]} needs to know where the objects are: give --boxes or --masks.")
+    return tuple(dict.fromkeys(m.name for m in chosen))
 
 
 def _settings(
@@ -257,6 +282,7 @@ def _settings(
         "seed": plan.seed,
         "batch_size": plan.batch_size,
         "allow_unverified": plan.allow_unverified,
+        **({"objects": plan.objects.digest()} if plan.objects else {}),
     }
 
 
@@ -269,7 +295,7 @@ def _assemble(
     command: str,
     interrupted: bool,
 ) -> dict[str, Any]:
-    model, names = work.model, [r.method.name for r in work.requests]
+    model, names = work.model, [r.method.name for r in work.asked.requests]
     entries = [entry for path in done.finished if (entry := work.folder.entry(path)) is not None]
     answered = [item for item in items.items if item.path in done.answers]
     failed = [
@@ -282,7 +308,7 @@ def _assemble(
         "interrupted": interrupted,
         "model": describe_model(model),
         "environment": describe_environment(model),
-        "settings": {**settings, "metric_options": dict(work.metric_options)},
+        "settings": {**settings, "metric_options": dict(work.asked.metric_options)},
         "pictures": {
             "given": len(items.items),
             "answered": len(answered) - len(failed),
@@ -291,12 +317,13 @@ def _assemble(
             "failed": failed,
             "selection": done.selection,
             "truth": items.truth_source,
+            **({} if done.objects is None else {"objects": dict(zip(_OBJECTS, done.objects, strict=True))}),
         },
         "accuracy": accuracy(answered, done.answers, {k: model.labels.name(k) for k in truths}),
         "methods": describe_methods(names),
         "skipped": list(skipped),
         "checks": done.checks or None,
-        "metrics": metric_table(entries, names, work.metrics),
+        "metrics": metric_table(entries, names, work.asked.metrics),
         "agreement": agreement_table(entries, names),
         "entries": entries,
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxvis.audit.report_steps import CONTROL
+from onnxvis.audit.report_unit import CONTROL
 from onnxvis.render.scale import format_value, nice_ticks
 
 __all__ = ["Curve", "CurveChart", "DotChart", "DotRow", "Tick", "curve_chart", "dot_chart"]

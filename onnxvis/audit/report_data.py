@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from onnxvis.audit.metrics import get_metric, summarize
-from onnxvis.audit.report_steps import CONTROL
+from onnxvis.audit.report_unit import CONTROL
+from onnxvis.audit.report_words import counted
 from onnxvis.audit.selection import Item
 from onnxvis.methods import get_method
 
@@ -90,11 +91,14 @@ def metric_table(entries: Iterable[Mapping[str, Any]], methods: Sequence[str], m
     values: dict[tuple[str, str], list[float | None]] = {}
     notes: dict[tuple[str, str], Counter[str]] = {}
     curves: dict[tuple[str, str], list[Any]] = {}
+    gains: dict[tuple[str, str], list[float | None]] = {}
     for entry in entries:
+        chance = next((row["values"] for row in entry["metrics"] if row["method"] == CONTROL), {})
         for row in entry["metrics"]:
             for name, found in row["values"].items() if row["target"] == 0 else ():
                 key = (name, row["method"])
                 values.setdefault(key, []).append(found["value"])
+                gains.setdefault(key, []).append(_difference(found, chance.get(name)))
                 if found["value"] is None and found.get("note"):
                     notes.setdefault(key, Counter())[found["note"]] += 1
                 curves.setdefault(key, []).append(found.get("curve"))
@@ -112,10 +116,24 @@ def metric_table(entries: Iterable[Mapping[str, Any]], methods: Sequence[str], m
                     **_summary(values[key], rate=True if get_metric(name).rate else None),
                     "missing": [{"reason": reason, "pictures": n} for reason, n in missing.most_common(3)],
                     "curve": _mean_curve(curves[key]),
+                    "above_noise": _gain(gains[key]) if method != CONTROL else None,
                 }
             )
         table.append({**get_metric(name).to_dict(), "methods": rows})
     return table
+
+
+def _difference(found: Mapping[str, Any], chance: Mapping[str, Any] | None) -> float | None:
+    """How far a value lies above that of the map of noise on the same picture."""
+    if chance is None or found["value"] is None or chance["value"] is None:
+        return None
+    return float(found["value"] - chance["value"])
+
+
+def _gain(differences: Sequence[float | None]) -> dict[str, Any] | None:
+    """The mean difference from noise over pictures, with its interval: pictures differ far more than maps do."""
+    found = _summary(differences, rate=False)
+    return found if found["n"] else None
 
 
 def _mean_curve(curves: Sequence[Any]) -> list[list[float]] | None:
@@ -177,11 +195,12 @@ def limits(data: Mapping[str, Any]) -> list[str]:
         said.append("Metrics were measured for the first target of each picture only (--full measures all).")
     if data["metrics"] and not any(m["needs_mask"] for m in data["metrics"]):
         said.append("Nobody said where the objects are, so no metric of localization was measured.")
+    said += _about_objects(pictures)
     checked = data["checks"]
     if checked:
-        number = len(checked["pictures"])
+        number = counted(len(checked["pictures"]), "picture")
         said.append(
-            f"Self-tests ran on {number} of the pictures and with the methods' default options; they can find a "
+            f"Self-tests ran on {number} and with the methods' default options; they can find a "
             "fault, they cannot prove that there is none."
         )
     if model["precision"] != "float32":
@@ -190,7 +209,22 @@ def limits(data: Mapping[str, Any]) -> list[str]:
             "difference can check them."
         )
     if pictures["failed"]:
-        said.append(f"{len(pictures['failed'])} pictures could not be used; they are listed with the reason.")
+        said.append(f"{counted(len(pictures['failed']), 'picture')} could not be used; the reason is listed.")
     if pictures["chosen"] < pictures["given"]:
         said.append(f"Shown are {pictures['selection']}; metrics are means over the shown ones.")
+    return said
+
+
+def _about_objects(pictures: Mapping[str, Any]) -> list[str]:
+    stated = pictures.get("objects")
+    if stated is None:
+        return []
+    said = [
+        f"Where the objects are is stated by {stated['source']} for {stated['pictures']} of {pictures['given']} pictures. "
+        "A model may rest on something outside of the object: metrics of localization judge model and map together."
+    ]
+    if stated["unused"]:
+        said.append(
+            f"{len(stated['unused'])} names there belong to none of the pictures, such as {stated['unused'][0]}."
+        )
     return said

@@ -93,6 +93,8 @@
       left: `${100 * x0}%`, top: `${100 * y0}%`, width: `${100 * (x1 - x0)}%`, height: `${100 * (y1 - y0)}%`,
     });
     frame.append(photo, heat);
+    const object = card.querySelector(".original .object");
+    if (object) frame.append(object.cloneNode(true));
     if (x0 > 0.001 || y0 > 0.001 || x1 < 0.999 || y1 < 0.999) frame.append(hatching(data.box, original));
     return frame;
   };
@@ -240,6 +242,7 @@
     state.opacity = Number($("opacity").value) / 100;
     state.scale = $("scale").value;
     state.gray = $("colors").value === "gray";
+    document.body.dataset.objects = $("objects")?.checked === false ? "hidden" : "shown";
     Object.assign(document.body.dataset, { view: state.view, colors: $("colors").value, size: $("size").value });
     $("opacity").disabled = state.view === "picture";
     for (const figure of document.querySelectorAll(".card figure.map")) {
@@ -254,7 +257,7 @@
     if (id === "search" || id === "filter") choose();
     else if (id === "sort") order();
     else settle();
-    if (!["search", "filter", "sort", "opacity", "size"].includes(id) && event.target.name !== "view") redraw();
+    if (!["search", "filter", "sort", "opacity", "size", "objects"].includes(id) && event.target.name !== "view") redraw();
   };
 
   // --- enlarged ---------------------------------------------------------------------------------

@@ -8,15 +8,11 @@ does not have to fit into memory.
 from __future__ import annotations
 
 import base64
-import functools
-import hashlib
-import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +20,11 @@ from onnxvis._version import __version__
 from onnxvis.audit.report_charts import curve_chart, dot_chart
 from onnxvis.audit.report_maps import entry_maps, shared_limits
 from onnxvis.audit.report_state import ReportFolder
-from onnxvis.audit.report_steps import CONTROL, TRUTH
-from onnxvis.audit.report_words import TESTS, clean, facts, findings, interval, percent, tiles, where
+from onnxvis.audit.report_unit import CONTROL, TRUTH
+from onnxvis.audit.report_words import OBJECTS, TESTS, facts, findings, interval, percent, tiles, where
 from onnxvis.errors import OutputError
-from onnxvis.render.colormap import DIVERGING, NEUTRAL, SEQUENTIAL
+from onnxvis.render.colormap import DIVERGING, SEQUENTIAL
+from onnxvis.render.html import house_style, html_environment, json_block, own_code, packaged, readable
 from onnxvis.render.scale import format_value
 
 if TYPE_CHECKING:
@@ -39,9 +36,11 @@ __all__ = ["PAGE_BYTES", "write_page"]
 PAGE_BYTES = 40_000_000
 """About the most that pictures and maps may take on the page; maps are shown smaller where they would take more."""
 
+_HERE = "onnxvis.audit"
 _SIDES = (256, 192, 128, 96, 64)
 _SAMPLE = 6
 _CHANCE = "Noise (chance)"
+_PLACES = "Box or mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,20 +88,13 @@ def write_page(folder: ReportFolder, data: Mapping[str, Any]) -> Path:
 
 
 def _values(folder: ReportFolder, data: Mapping[str, Any]) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    style = _source("report_page.css").replace("$neutral", "#{:02x}{:02x}{:02x}".format(*NEUTRAL))
-    script = _source("report_page.js")
-    titles = {m["name"]: m["title"] for m in data["methods"]} | {CONTROL: _CHANCE}
+    titles = {m["name"]: m["title"] for m in data["methods"]} | {CONTROL: _CHANCE, OBJECTS: _PLACES}
     side = _map_side(folder, data)
     return {
+        **own_code(house_style("report_page.css", _HERE), packaged("report_page.js", _HERE)),
+        "title": f"Audit of {data['model']['name']}",
         "data": data,
         "titles": titles,
-        # Both are files of this package, never strings from outside.
-        "style": Markup(style),  # noqa: S704
-        "script": Markup(script),  # noqa: S704
-        "style_hash": _hash(style),
-        "script_hash": _hash(script),
         "tiles": tiles(data),
         "findings": findings(data),
         "tests": TESTS,
@@ -110,7 +102,7 @@ def _values(folder: ReportFolder, data: Mapping[str, Any]) -> dict[str, Any]:
         "charts": [(m, dot_chart(m, titles), curve_chart(m, titles)) for m in data["metrics"]],
         "side": side,
         "cards": lambda: _cards(folder, data, side),
-        "page_data": _json(_page_data(data, titles)),
+        "page_data": json_block(_page_data(data, titles)),
         "sorts": _sorts(data, titles),
         "made": f"onnxvis {__version__}, {data['times']['started']}, {data['times']['seconds']:g} s in the last run",
     }
@@ -141,7 +133,7 @@ def _cards(folder: ReportFolder, data: Mapping[str, Any], side: int) -> Iterator
                 {
                     "m": order[stored["method"]],
                     "t": stored["target"]["number"],
-                    "name": clean(stored["target"]["name"]),
+                    "name": readable(stored["target"]["name"]),
                     "score": format_value(stored["target"]["score"], signed=True),
                     "signed": stored["drawn_signed"],
                     "limit": scale["hi"],
@@ -158,7 +150,7 @@ def _cards(folder: ReportFolder, data: Mapping[str, Any], side: int) -> Iterator
             "data:image/webp;base64," + base64.b64encode(folder.picture(entry["path"])).decode("ascii"),
             (x0, y0, x1, y1),
             maps,
-            _json({"box": [x0, y0, x1, y1], "maps": maps}),
+            json_block({"box": [x0, y0, x1, y1], "maps": maps}),
         )
 
 
@@ -187,7 +179,7 @@ def _page_data(data: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, 
         rows.append(
             {
                 "id": entry["id"],
-                "words": clean(" ".join(words), 1000).lower(),
+                "words": readable(" ".join(words), 1000).lower(),
                 "confidence": first["logit"] if first["probability"] is None else first["probability"],
                 "right": None if truth is None else truth["index"] == first["index"],
                 "problems": len(entry["problems"]),
@@ -216,7 +208,7 @@ def _targets(data: Mapping[str, Any]) -> list[str]:
         elif several:
             names += ["the answer", *(f"answer {k}" for k in range(2, int(several[1]) + 1))]
         else:
-            names.append(clean(spec))
+            names.append(readable(spec))
     most = max((m["target"]["number"] + 1 for e in data["entries"] for m in e["maps"]), default=0)
     return names[:most]
 
@@ -239,34 +231,5 @@ def _sorts(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str
     return found
 
 
-def _json(data: Any) -> Markup:
-    """JSON for a data block of the page: no character in it can end the block or begin a tag."""
-    from markupsafe import Markup
-
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - ASCII without markup, as made above
-
-
-def _source(name: str) -> str:
-    return resources.files("onnxvis.audit").joinpath(name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-
-@functools.cache
 def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(_source),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(clean=clean, percent=percent, value=format_value, interval=interval)
-    return environment
+    return html_environment(_HERE, percent=percent, value=format_value, interval=interval)

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from onnxvis.errors import OutputError, ResultExistsError
 from onnxvis.explanation import Explanation, write_atomic
 from onnxvis.locations import holder, is_location, location_name
 from onnxvis.names import slug
 
-__all__ = ["ReportFolder", "entry_name", "plain_json"]
+__all__ = ["FinishedMap", "FinishedPicture", "ReportFolder", "entry_name", "map_folder", "plain_json"]
 
 _LONGEST_NAME = 48
 
@@ -41,6 +39,50 @@ def entry_name(path: str) -> str:
     digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     name = location_name(path) if is_location(path) else Path(path).name
     return f"{slug(Path(name).stem or 'picture', _LONGEST_NAME)}-{digest}"
+
+
+def map_folder(path: str, explanation: Explanation, target: int) -> str:
+    """The folder of a map, relative to the report's.
+
+    Args:
+        path: of the picture, as it was given.
+        explanation: the map.
+        target: number of the target, so that two targets of one name do not share a folder.
+    """
+    name = f"{target + 1}-{slug(explanation.target)}"
+    return (Path("maps") / entry_name(path) / explanation.method / name).as_posix()
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedMap:
+    """The files of one map.
+
+    Attributes:
+        folder: relative to the report's.
+        attribution: contents of ``attribution.npy``.
+        manifest: contents of ``manifest.json``.
+    """
+
+    folder: str
+    attribution: bytes = field(repr=False)
+    manifest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedPicture:
+    """Everything that a report keeps of one picture.
+
+    Attributes:
+        path: as it was given.
+        entry: its part of ``audit.json``.
+        picture: as the page shows it, WebP.
+        maps: in the order of methods and targets.
+    """
+
+    path: str
+    entry: Mapping[str, Any]
+    picture: bytes = field(repr=False)
+    maps: tuple[FinishedMap, ...] = field(repr=False)
 
 
 class ReportFolder:
@@ -117,29 +159,14 @@ class ReportFolder:
         found: dict[str, Any] | None = _read(self.out / "maps" / entry_name(path) / "entry.json")
         return found
 
-    def save_map(self, path: str, explanation: Explanation, target: int) -> str:
-        """Keep a map with its manifest, as ``onnxvis replay`` takes it; the folder is given back, relative to OUT.
-
-        Args:
-            path: of the picture, as it was given.
-            explanation: to keep.
-            target: number of the target, so that two targets of one name do not share a folder.
-        """
-        name = f"{target + 1}-{slug(explanation.target)}"
-        relative = Path("maps") / entry_name(path) / explanation.method / name
-        array = io.BytesIO()
-        np.save(array, explanation.attribution)
-        manifest = explanation.manifest()
-        manifest["files"] = {"attribution.npy": hashlib.sha256(array.getvalue()).hexdigest()}
-        self._put(relative / "attribution.npy", array.getvalue())
-        self._put(relative / "manifest.json", plain_json(manifest, 2))
-        return relative.as_posix()
-
-    def save_entry(self, path: str, entry: Mapping[str, Any], picture: bytes) -> None:
+    def save(self, picture: FinishedPicture) -> None:
         """Keep a finished picture: from now on it is not computed again."""
-        folder = Path("maps") / entry_name(path)
-        self._put(folder / "picture.webp", picture)
-        self._put(folder / "entry.json", plain_json(entry))
+        for one in picture.maps:
+            self._put(Path(one.folder) / "attribution.npy", one.attribution)
+            self._put(Path(one.folder) / "manifest.json", one.manifest)
+        folder = Path("maps") / entry_name(picture.path)
+        self._put(folder / "picture.webp", picture.picture)
+        self._put(folder / "entry.json", plain_json(picture.entry))
 
     def picture(self, path: str) -> bytes:
         """The picture as the page shows it."""

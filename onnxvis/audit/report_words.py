@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,32 @@ from typing import Any
 
 from onnxvis.render.scale import format_value
 
-__all__ = ["TESTS", "Fact", "Finding", "clean", "facts", "findings", "interval", "percent", "tiles", "where"]
+__all__ = [
+    "LEAST_PICTURES",
+    "OBJECTS",
+    "TESTS",
+    "Fact",
+    "Finding",
+    "counted",
+    "facts",
+    "findings",
+    "interval",
+    "percent",
+    "tiles",
+    "where",
+]
 
-_LONGEST = 300
-# Controls and direction overrides, which could make a label read as another one; joiners are left alone.
-_MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+OBJECTS = "objects"
+"""Name under which boxes or masks that cannot be used stand among the failures of a picture."""
+LEAST_PICTURES = 6
+"""With fewer, not even a difference of one sign on every picture is significant (sign test, 5 %, both sides)."""
+
+_CHANCE_WORDS = {
+    "better": ("good", "better than a map of noise on the same pictures"),
+    "alike": ("bad", "not clearly better than a map of noise on the same pictures"),
+    "worse": ("bad", "worse than a map of noise on the same pictures"),
+    "few": ("note", f"not compared with a map of noise: that takes {LEAST_PICTURES} pictures at least"),
+}
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "center", "right")
 
 
@@ -50,13 +70,6 @@ class Finding:
 
     mark: str
     text: str
-
-
-def clean(text: object, longest: int = _LONGEST) -> str:
-    """Text of any length and content as one that can be read: cuts and what was meant to mislead are visible."""
-    whole = str(text)
-    cut = whole if len(whole) <= longest else whole[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return _MISLEADING.sub("\N{REPLACEMENT CHARACTER}", cut)
 
 
 def percent(value: float | None) -> str:
@@ -141,14 +154,27 @@ def findings(data: Mapping[str, Any]) -> list[Finding]:
     found += _against_chance(data, titles)
     for one in data["skipped"]:
         found.append(Finding("note", f"{titles.get(one['method'], one['method'])} was left out: {one['reason']}"))
-    problems = sum(len(entry["problems"]) for entry in data["entries"])
-    if problems:
-        found.append(Finding("bad", f"{problems} maps could not be made; they are named under Limits and failures."))
-    if data["pictures"]["failed"]:
-        found.append(
-            Finding("bad", f"{len(data['pictures']['failed'])} pictures could not be used; see Limits and failures.")
-        )
-    return found
+    return found + _about_failures(data)
+
+
+def _about_failures(data: Mapping[str, Any]) -> list[Finding]:
+    problems = [one["method"] for entry in data["entries"] for one in entry["problems"]]
+    objects = problems.count(OBJECTS)
+    loose = sum(not one["verified"] for entry in data["entries"] for one in entry["maps"])
+    named = "see Limits and failures."
+    rows = [
+        (loose, "map", "kept although the gradient does not agree with the deployed file: stamped as UNVERIFIED."),
+        (len(problems) - objects, "map", f"not made; {named}"),
+        (objects, "box or mask", f"not usable; {named}"),
+        (len(data["pictures"]["failed"]), "picture", f"not usable; {named}"),
+    ]
+    return [Finding("bad", f"{counted(n, word)} {'was' if n == 1 else 'were'} {text}") for n, word, text in rows if n]
+
+
+def counted(number: int, word: str) -> str:
+    """A number of things, in words that fit one as well."""
+    plural = {"box or mask": "boxes or masks"}.get(word, f"{word}s")
+    return f"{number:,} {word if number == 1 else plural}"
 
 
 def _about_answers(data: Mapping[str, Any]) -> list[Finding]:
@@ -181,34 +207,27 @@ def _about_tests(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[Fin
 
 
 def _against_chance(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[Finding]:
-    """Is a method better than a map of noise? Said where the intervals do not overlap."""
+    """Is a method better than a map of noise on the same pictures?"""
     said = []
     for metric in data["metrics"]:
-        rows = {row["method"]: row for row in metric["methods"]}
-        chance = rows.pop("random", None)
-        if chance is None or chance["low"] is None:
-            continue
-        better, worse = [], []
-        for name, row in rows.items():
-            if row["low"] is None:
+        sign = 1 if metric["better"] == "higher" else -1
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "alike": [], "few": []}
+        for row in metric["methods"]:
+            gain = row.get("above_noise")
+            if gain is None:
                 continue
-            up = metric["better"] == "higher"
-            if row["low"] > chance["high"] if up else row["high"] < chance["low"]:
-                better.append(titles[name])
-            else:
-                worse.append(titles[name])
-        if better:
-            said.append(
-                Finding(
-                    "good", f"{metric['title']}: {_list(better)} {_does(better)} clearly better than a map of noise."
-                )
-            )
-        if worse:
-            said.append(
-                Finding(
-                    "bad", f"{metric['title']}: {_list(worse)} {_does(worse)} not clearly better than a map of noise."
-                )
-            )
+            name = f"{titles[row['method']]} (by {format_value(gain['mean'], signed=True)}"
+            if gain["n"] < LEAST_PICTURES:
+                groups["few"].append(titles[row["method"]])
+                continue
+            ends = sorted(sign * gain[end] for end in ("low", "high"))
+            group = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "alike"
+            name += f", 95 % interval {format_value(gain['low'], signed=True)} to "
+            groups[group].append(f"{name}{format_value(gain['high'], signed=True)})")
+        for group, (mark, words) in _CHANCE_WORDS.items():
+            if groups[group]:
+                names = groups[group]
+                said.append(Finding(mark, f"{metric['title']}: {_list(names)} {_does(names)} {words}."))
     return said
 
 

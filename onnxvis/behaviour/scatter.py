@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from onnxvis.behaviour.thumbnails import Thumbnails
-from onnxvis.behaviour.unit_page import safe_page, shortened
+from onnxvis.behaviour.unit_page import safe_page
+from onnxvis.render.html import json_block, readable
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["MOST_SPRITE_BYTES", "ScatterPage", "ScatterPoint", "build_scatter_page", "sprite_side", "verdict"]
 
@@ -105,7 +108,7 @@ def _sprites(thumbnails: Thumbnails) -> tuple[str, int, int]:
         side = max(_SMALLEST_SIDE, round(side * 0.8))
 
 
-def _data(page: ScatterPage, side: int, columns: int) -> str:
+def _data(page: ScatterPage, side: int, columns: int) -> Markup:
     """The points as JSON that cannot end its script element."""
     low, span = page.points.min(axis=0), np.ptp(page.points, axis=0)
     scale = _GRID / max(float(span.max()), 1e-30)  # one scale for both axes: distances keep their proportions
@@ -116,7 +119,7 @@ def _data(page: ScatterPage, side: int, columns: int) -> str:
         "x": [round(float(v)) for v in centered[:, 0]],
         "y": [round(float(-v)) for v in centered[:, 1]],
         "id": [p.id for p in page.pictures],
-        "name": [shortened(p.name)[:_LONGEST_NAME] for p in page.pictures],
+        "name": [readable(p.name, _LONGEST_NAME) for p in page.pictures],
         "label": of_label,
         "predicted": of_class,
         "score": [None if p.score is None else float(f"{p.score:.4g}") for p in page.pictures],
@@ -126,8 +129,7 @@ def _data(page: ScatterPage, side: int, columns: int) -> str:
         "side": side,
         "columns": columns,
     }
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return json_block(data)
 
 
 def _coded(values: Sequence[str | None]) -> tuple[list[str], list[int]]:
@@ -135,19 +137,16 @@ def _coded(values: Sequence[str | None]) -> tuple[list[str], list[int]]:
     counts = Counter(value for value in values if value is not None)
     names = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     place = {name: k for k, name in enumerate(names)}
-    return [shortened(n)[:_LONGEST_NAME] for n in names], [-1 if v is None else place[v] for v in values]
+    return [readable(n, _LONGEST_NAME) for n in names], [-1 if v is None else place[v] for v in values]
 
 
 def build_scatter_page(page: ScatterPage) -> str:
     """The page as one string of HTML, to be written as UTF-8."""
-    from markupsafe import Markup
-
     uri, side, columns = _sprites(page.thumbnails)
     values = {
         "page": page,
         "sprites": uri,
-        # JSON without <, > and &, inside a script element that is data.
-        "data": Markup(_data(page, side, columns)),  # noqa: S704
+        "data": _data(page, side, columns),
         "count": len(page.pictures),
     }
-    return safe_page("scatter.html", ["page.css", "scatter.css"], "scatter.js", values)
+    return safe_page("scatter.html", ["scatter.css"], "scatter.js", page.title, values)

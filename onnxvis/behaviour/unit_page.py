@@ -6,23 +6,15 @@ policy) and treats every string it is given as text.
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import jinja2
+from onnxvis.render.html import house_style, html_environment, own_code, packaged
 
-__all__ = ["UnitCard", "UnitCell", "UnitPage", "UnitStrip", "build_unit_page", "safe_page", "shortened"]
+__all__ = ["UnitCard", "UnitCell", "UnitPage", "UnitStrip", "build_unit_page", "safe_page"]
 
-_LONGEST = 400
-# Controls and direction overrides, which could make a name read as another one.
-_MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_HERE = "onnxvis.behaviour"
 
 
 @dataclass(frozen=True)
@@ -75,57 +67,19 @@ class UnitPage:
     made: str = ""
 
 
-def shortened(text: str) -> str:
-    """A text of any length and content as a label: the cut is visible, and so is what was meant to mislead."""
-    cut = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return _MISLEADING.sub("\N{REPLACEMENT CHARACTER}", cut)
-
-
-def _source(name: str) -> str:
-    room = "onnxvis.render" if name == "page.css" else "onnxvis.behaviour"
-    return resources.files(room).joinpath(name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    made = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(_source),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters.update(short=shortened)
-    return made
-
-
-def safe_page(template: str, styles: Sequence[str], script: str, values: dict[str, Any]) -> str:
-    """Fill one of the package's templates with escaped values and a policy that names its only style and script.
+def safe_page(template: str, styles: Sequence[str], script: str, title: str, values: dict[str, Any]) -> str:
+    """Fill one of this room's templates.
 
     Args:
         template: its file name.
-        styles: file names of style sheets, joined.
+        styles: file names of style sheets that follow the house's.
         script: file name of the script.
+        title: of the page.
         values: for the template; every string is escaped.
     """
-    from markupsafe import Markup
-
-    style = "\n".join(_source(name) for name in styles)
-    code = _source(script)
-    own = {
-        # Files of this package, never strings from outside.
-        "style": Markup(style),  # noqa: S704
-        "script": Markup(code),  # noqa: S704
-        "style_hash": _hash(style),
-        "script_hash": _hash(code),
-    }
-    return _environment().get_template(template).render(**own, **values)
+    style = "\n".join([house_style(), *(packaged(name, _HERE) for name in styles)])
+    own = own_code(style, packaged(script, _HERE))
+    return html_environment(_HERE).get_template(template).render(**own, title=title, **values)
 
 
 def build_unit_page(page: UnitPage) -> str:
@@ -134,4 +88,4 @@ def build_unit_page(page: UnitPage) -> str:
     for card in page.cards:
         groups.setdefault(card.group, []).append(card)
     values = {"page": page, "groups": list(groups.items())}
-    return safe_page("unit_page.html", ["page.css", "unit_page.css"], "unit_page.js", values)
+    return safe_page("unit_page.html", ["unit_page.css"], "unit_page.js", page.title, values)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from onnxvis.audit.objects import read_objects
 from onnxvis.audit.report import AuditPlan, AuditResult, audit
 from onnxvis.audit.report_model import class_count
 from onnxvis.audit.report_words import findings
 from onnxvis.audit.selection import find_items, parse_selection
+from onnxvis.cli.cluster import Cluster, say_pace
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.model import Model
+
+if TYPE_CHECKING:
+    from onnxvis.cluster.auditing import RayAuditing
 
 __all__ = ["AuditJob", "run_audit"]
 
@@ -30,6 +35,8 @@ class AuditJob:
     methods: tuple[str, ...]
     targets: tuple[str, ...] = ()
     metrics: tuple[str, ...] | None = None
+    boxes: Path | None = None
+    masks: Path | None = None
     select: str = "all"
     limit: int = 200
     full: bool = False
@@ -40,14 +47,17 @@ class AuditJob:
     allow_unverified: bool = False
     quiet: bool = False
     command: str = ""
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 def run_audit(job: AuditJob) -> int:
     """Audit, and say where. 0, or 2 when a picture or map failed, or 130 when interrupted."""
+    engine = _engine(job.cluster)
     plan = AuditPlan(
         methods=job.methods,
         targets=job.targets,
         metrics=job.metrics,
+        objects=read_objects(job.boxes, job.masks),
         selection=parse_selection(job.select),
         limit=job.limit,
         full=job.full,
@@ -58,8 +68,13 @@ def run_audit(job: AuditJob) -> int:
     )
     items = find_items(job.images, job.model.labels, class_count(job.model))
     with progress_bar(job.quiet) as progress:
-        result = audit(job.model, items, job.out, plan, command=job.command, overwrite=job.overwrite, progress=progress)
+        result = audit(
+            job.model, items, job.out, plan, command=job.command, overwrite=job.overwrite, progress=progress,
+            engine=engine,
+        )  # fmt: skip
     _say(result, job.quiet)
+    if engine is not None and engine.pictures_done:
+        say_pace(engine.pace, engine.pictures_done)
     if result.interrupted:
         err.print("[yellow]interrupted[/]: what is finished is in the page; the same command goes on")
         return 130
@@ -69,6 +84,15 @@ def run_audit(job: AuditJob) -> int:
         )
         return 2
     return 0
+
+
+def _engine(cluster: Cluster) -> RayAuditing | None:
+    options = cluster.options()
+    if options is None:
+        return None
+    from onnxvis.cluster.auditing import RayAuditing
+
+    return RayAuditing(options)
 
 
 def _say(result: AuditResult, quiet: bool) -> None:

@@ -12,6 +12,9 @@ from onnxvis.cli import options as o
 
 __all__ = ["register"]
 
+# What changes nothing in the report is not in the command that it states.
+_NO_MATTER = ("quiet", "engine", "ray_address", "actors", "cpus_per_actor", "gpus_per_actor")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -47,6 +50,8 @@ def audit(
         str | None,
         typer.Option(help="Metrics, separated by commas, or 'none'. Left out: the quick ones; with --full all."),
     ] = None,
+    boxes: o.Boxes = None,
+    masks: o.Masks = None,
     select: Annotated[
         str,
         typer.Option(
@@ -80,6 +85,11 @@ def audit(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress bars, only errors and the last lines.")
     ] = False,
+    engine: o.Engine = "local",
+    ray_address: o.RayAddress = None,
+    actors: o.Actors = None,
+    cpus_per_actor: o.CpusPerActor = 1,
+    gpus_per_actor: o.GpusPerActor = 0.0,
 ) -> None:
     """Write a report that another person can read, check and repeat: one HTML page and its data.
 
@@ -91,12 +101,13 @@ def audit(
     with its manifest. After an interruption the same command goes on. Exit code 2 when a picture or map failed.
     """  # noqa: D301 - the backslashes keep lines of --help apart
     from onnxvis.cli.audit import AuditJob, run_audit
+    from onnxvis.cli.cluster import Cluster
 
     opened = o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients)
     job = AuditJob(
         opened, tuple(images), out, _words(methods), tuple(target or ()), None if metrics is None else _words(metrics),
-        select, limit, full, overwrite, o.parse_pairs(option or []), batch_size, seed, allow_unverified, quiet,
-        _command(ctx),
+        boxes, masks, select, limit, full, overwrite, o.parse_pairs(option or []), batch_size, seed, allow_unverified, quiet,
+        _command(ctx), Cluster(engine, ray_address, actors, cpus_per_actor, gpus_per_actor),
     )  # fmt: skip
     raise typer.Exit(run_audit(job))
 
@@ -164,7 +175,7 @@ def _command(ctx: typer.Context) -> str:
     """The command line that gives these options, whatever way they were given."""
     words = ["onnxvis", ctx.command.name or ""]
     for parameter in ctx.command.params:
-        if parameter.name == "quiet":
+        if parameter.name in _NO_MATTER:
             continue
         given: Any = ctx.params.get(parameter.name or "")
         if parameter.param_type_name == "argument":

@@ -6,9 +6,9 @@ import contextlib
 import datetime
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -16,6 +16,7 @@ from rich.table import Table
 from onnxvis._version import __version__
 from onnxvis.audit.drift import Comparison, PictureDrift, compare
 from onnxvis.audit.drift_page import build_drift_page, draw_worst, verdict
+from onnxvis.cli.cluster import Cluster, say_pace
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.partial import Partial
 from onnxvis.errors import OutputError, UsageError
@@ -23,6 +24,10 @@ from onnxvis.explanation import write_atomic
 from onnxvis.methods.checkpoint import fingerprint
 from onnxvis.model import Model, load
 from onnxvis.picture_files import picture_files
+from onnxvis.single_writer import single_writer
+
+if TYPE_CHECKING:
+    from onnxvis.cluster.comparing import RayComparing
 
 __all__ = ["BROKEN", "CompareJob", "Limits", "broken_limits", "open_second", "run_compare"]
 
@@ -58,6 +63,7 @@ class CompareJob:
     batch_size: int = 8
     seed: int = 0
     quiet: bool = False
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 def open_second(
@@ -89,8 +95,14 @@ def open_second(
 
 def run_compare(job: CompareJob) -> int:
     """Compare, write, and say what was found: 0, 2 a picture failed, 3 a limit was broken, 130 interrupted."""
-    images = picture_files(job.images)
+    engine = _engine(job.cluster)
+    images = list(dict.fromkeys(picture_files(job.images)))  # one given twice is still one picture
     _own_folder(job.out)
+    with single_writer(job.out):
+        return _run(job, images, engine)
+
+
+def _run(job: CompareJob, images: list[str], engine: RayComparing | None) -> int:
     store = _partial(job)
     known = _known(store)
     if known:
@@ -108,6 +120,7 @@ def run_compare(job: CompareJob) -> int:
             found = compare(
                 job.a, job.b, images, methods=job.methods, batch_size=job.batch_size, seed=job.seed,
                 ignore_labels=job.ignore_labels, finished=known, on_picture=keep, progress=progress,
+                engine=engine,
             )  # fmt: skip
             drawn = list(draw_worst(job.a, job.b, found, job.pictures, seed=job.seed, progress=progress))
         except KeyboardInterrupt:
@@ -121,9 +134,20 @@ def run_compare(job: CompareJob) -> int:
     _write(job.out / "index.html", build_drift_page(found, drawn, broken, made).encode("utf-8", "replace"))
     store.remove()
     _show(job, found, broken)
+    if engine is not None:
+        say_pace(engine.pace, len(found.pictures) + len(found.failures))
     if broken:
         return BROKEN
     return 2 if found.failures else 0
+
+
+def _engine(cluster: Cluster) -> RayComparing | None:
+    options = cluster.options()
+    if options is None:
+        return None
+    from onnxvis.cluster.comparing import RayComparing
+
+    return RayComparing(options)
 
 
 def broken_limits(found: Comparison, limits: Limits) -> list[str]:

@@ -72,6 +72,11 @@ def compare(
     batch_size: o.BatchSize = 8,
     seed: Annotated[int, typer.Option(help="For methods with chance.")] = 0,
     quiet: _Quiet = False,
+    engine: o.Engine = "local",
+    ray_address: o.RayAddress = None,
+    actors: o.Actors = None,
+    cpus_per_actor: o.CpusPerActor = 1,
+    gpus_per_actor: o.GpusPerActor = 0.0,
 ) -> None:
     """Compare what two files answer and how they explain it: fp32 and int8, two exports, providers, preprocessings.
 
@@ -82,6 +87,7 @@ def compare(
     Writes OUT/index.html (worst cases first, with pictures) and OUT/compare.json. An interrupted run goes on where it
     stopped. Exit code: 0 compared, 2 a picture failed or wrong usage, 3 a limit was broken, 130 interrupted.
     """  # noqa: D301 - the mark keeps lines of --help apart
+    from onnxvis.cli.cluster import Cluster
     from onnxvis.cli.compare import CompareJob, Limits, open_second, run_compare
 
     first = o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients)
@@ -100,6 +106,7 @@ def compare(
         batch_size=batch_size,
         seed=seed,
         quiet=quiet,
+        cluster=Cluster(engine, ray_address, actors, cpus_per_actor, gpus_per_actor),
     )
     raise typer.Exit(run_compare(job))
 
@@ -115,13 +122,8 @@ def evaluate(
         typer.Option(help="Metrics, separated by commas, or 'all'. Left out: the quick ones."),
     ] = None,
     target: Annotated[str, typer.Option("--target", "-t", help="What is explained, such as top1 or a label.")] = "top1",
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help="Where the objects are: {picture name: [x0, y0, x1, y1] or the path of a mask picture}.",
-        ),
-    ] = None,
+    boxes: o.Boxes = None,
+    masks: o.Masks = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.json", help="Write all figures.")] = None,
     score: Annotated[str, typer.Option(help="What perturbation metrics follow: probability or logit.")] = "probability",
     baseline: Annotated[
@@ -154,6 +156,7 @@ def evaluate(
         methods=tuple(m.strip() for m in methods.split(",") if m.strip()),
         metrics=None if metrics is None else tuple(m.strip() for m in metrics.split(",") if m.strip()),
         target=target,
+        boxes=boxes,
         masks=masks,
         out=out,
         score=score,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,22 @@ from onnxvis._version import __version__
 from onnxvis.audit.metrics import Measured, Summary, get_metric, measure, metric_names, summarize
 from onnxvis.audit.metrics.base import Settings as MetricSettings
 from onnxvis.audit.metrics.similarity import agreement
+from onnxvis.audit.objects import Place, read_objects
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.partial import Partial
 from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, UsageError
 from onnxvis.explaining import Request, Settings, explain_prepared, request
 from onnxvis.explanation import Explanation, write_atomic
+from onnxvis.locations import redacted
 from onnxvis.methods import method_names
 from onnxvis.methods.checkpoint import fingerprint
 from onnxvis.model import Model
 from onnxvis.picture_files import picture_files
 from onnxvis.preprocessing import Prepared
 from onnxvis.progress import Progress
+from onnxvis.single_writer import single_writer
 
-__all__ = ["EvaluateJob", "read_masks", "run_evaluate"]
+__all__ = ["EvaluateJob", "run_evaluate"]
 
 _WIDTH = 24  # of a column: a mean with its interval
 
@@ -42,6 +46,7 @@ class EvaluateJob:
     methods: tuple[str, ...]
     metrics: tuple[str, ...] | None = None
     target: str = "top1"
+    boxes: Path | None = None
     masks: Path | None = None
     out: Path | None = None
     score: str = "probability"
@@ -71,11 +76,32 @@ def run_evaluate(job: EvaluateJob) -> int:
     """
     if job.out is not None and job.out.is_dir():
         raise UsageError(f"{job.out} is a folder; name a file for the figures with --out.")
-    images = picture_files(job.images)
-    masks = read_masks(job.masks)
+    images = list(dict.fromkeys(picture_files(job.images)))  # one given twice is still one picture
+    where, unused = read_objects(job.boxes, job.masks).assigned(images)
     MetricSettings(job.batch_size, job.seed, job.steps, score=job.score, baseline=job.baseline)  # refused before work
-    metrics = _metrics(job, bool(masks))
+    metrics = _metrics(job, job.boxes is not None or job.masks is not None)
     requests, notes = _requests(job)
+    if unused:
+        notes.append(
+            f"{len(unused)} names in the boxes or masks, which belong to none of the pictures: {unused[0]} ..."
+        )
+    with _alone(job):
+        return _run(job, images, where, requests, metrics, notes)
+
+
+def _alone(job: EvaluateJob) -> contextlib.AbstractContextManager[None]:
+    """The only one that writes these figures, and what is finished of them."""
+    return contextlib.nullcontext() if job.out is None else single_writer(job.out.parent, f".{job.out.name}.lock")
+
+
+def _run(
+    job: EvaluateJob,
+    images: Sequence[str],
+    where: Mapping[str, Place],
+    requests: Sequence[Request],
+    metrics: Sequence[str],
+    notes: Sequence[str],
+) -> int:
     run = _Run(partial=_partial(job, requests, metrics))
     run.known = run.partial.read()
     if run.known:
@@ -86,11 +112,11 @@ def run_evaluate(job: EvaluateJob) -> int:
             for number, image in enumerate(images):
                 progress("pictures", number, len(images))
                 try:
-                    _picture(job, image, requests, metrics, masks, run, progress)
+                    _picture(job, image, requests, metrics, where.get(image), run, progress)
                 except OutputError:  # no fault of the picture, and the next would fail likewise
                     raise
                 except OnnxvisError as error:
-                    run.failures.append((image, str(error)))
+                    run.failures.append((redacted(image), str(error)))
             progress("pictures", len(images), len(images))
         except KeyboardInterrupt:
             err.print("\n[yellow]interrupted[/]: the figures of the finished pictures follow")
@@ -110,37 +136,6 @@ def run_evaluate(job: EvaluateJob) -> int:
     return code or (2 if run.failures else 0)
 
 
-def read_masks(path: Path | None) -> dict[str, np.ndarray]:
-    """Boxes and masks by the name of the picture; paths are relative to the file.
-
-    Raises:
-        UsageError: it is not such a file, or a mask picture cannot be read.
-    """
-    if path is None:
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the masks file {path} cannot be read: {error}.") from None
-    if not isinstance(data, dict):
-        raise UsageError(f"the masks file {path} holds no object of picture names.")
-    return {name: _mask(path.parent, name, value) for name, value in data.items()}
-
-
-def _mask(folder: Path, name: str, value: Any) -> np.ndarray:
-    if isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value):
-        return np.asarray(value, np.float64)
-    if isinstance(value, str):
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(folder / value) as picture:
-                return np.asarray(picture.convert("L")) > 0
-        except (OSError, UnidentifiedImageError) as error:
-            raise UsageError(f"the mask of {name!r} cannot be read: {error}.") from None
-    raise UsageError(f"the mask of {name!r} is neither a box [x0, y0, x1, y1] nor the path of a picture.")
-
-
 def _metrics(job: EvaluateJob, masks: bool) -> list[str]:
     asked = job.metrics
     if asked is None or "all" in asked:
@@ -149,7 +144,7 @@ def _metrics(job: EvaluateJob, masks: bool) -> list[str]:
     names = [get_metric(name).name for name in asked]
     needing = [name for name in names if get_metric(name).needs_mask]
     if needing and not masks:
-        raise UsageError(f"{needing[0]} needs to know where the objects are: give --masks.")
+        raise UsageError(f"{needing[0]} needs to know where the objects are: give --boxes or --masks.")
     return list(dict.fromkeys(names))
 
 
@@ -171,15 +166,15 @@ def _picture(
     image: str,
     requests: Sequence[Request],
     metrics: Sequence[str],
-    masks: dict[str, np.ndarray],
+    place: Place | None,
     run: _Run,
     progress: Progress,
 ) -> None:
     prepared = job.model.prepare(image)
     name = prepared.picture.sha256 if prepared.picture else ""
-    where = masks.get(prepared.picture.name if prepared.picture else "", masks.get(image))
-    mark = f"{name} {fingerprint([where])[:12]}"
+    mark = f"{name} {place.digest()[:12] if place else 'nowhere'}"
     if mark not in run.known:
+        where = place.values() if place else None
         run.known[mark] = _measured(job, prepared, requests, metrics, where, progress)
         run.partial.add(mark, run.known[mark])
     rows, table = run.known[mark]
@@ -280,7 +275,7 @@ def _text(summary: Summary) -> str:
 
 
 def _json(job: EvaluateJob, names: Sequence[str], metrics: Sequence[str], run: _Run, notes: Sequence[str]) -> bytes:
-    from onnxvis.provenance import provenance
+    from onnxvis.provenance import explained_output, provenance
 
     table = _agreement(run) if run.agreements else np.zeros((0, 0))
     data = {
@@ -304,7 +299,7 @@ def _json(job: EvaluateJob, names: Sequence[str], metrics: Sequence[str], run: _
         "results": run.rows,
         "failures": run.failures,
         "notes": list(notes),
-        "provenance": provenance(job.model),
+        "provenance": {**provenance(job.model), "explained": explained_output(job.model)},
     }
     return json.dumps(data, indent=2, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
 

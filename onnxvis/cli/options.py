@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Actors",
     "BatchSize",
+    "Boxes",
     "ChannelOrder",
     "CpusPerActor",
     "Engine",
@@ -23,6 +24,7 @@ __all__ = [
     "Interpolation",
     "Labels",
     "Layout",
+    "Masks",
     "Mean",
     "ModelPath",
     "Output",
@@ -124,6 +126,26 @@ CpusPerActor = Annotated[
 ]
 GpusPerActor = Annotated[
     float, typer.Option("--gpus-per-actor", min=0, help="GPUs of each; 0.25 shares one.", rich_help_panel=_CLUSTER)
+]
+_OBJECTS = "Where the objects are"
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        metavar="FILE",
+        help="JSON {picture: [x0, y0, x1, y1]} (or a list of boxes, or COCO), or CSV with the columns path, x0, y0, x1 "
+        "and y1; pixels of the picture.",
+        rich_help_panel=_OBJECTS,
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        metavar="FOLDER|FILE",
+        help="Mask pictures named like the pictures, black where the object is not; or JSON {picture: path of a mask}.",
+        rich_help_panel=_OBJECTS,
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures (or perturbed copies) at once.")]
 

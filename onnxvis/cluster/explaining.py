@@ -133,7 +133,7 @@ class RayExplaining:
         try:
             with RayPool(model, self._options) as pool:
                 self.pace = pool.pace
-                for results in pool.run(chunk_work, ((common, tuple(chunk)) for chunk in chunks)):
+                for results in pool.run(chunk_work, map(tuple, chunks), common):
                     for result in results:
                         del left[result.position]
                     yield results

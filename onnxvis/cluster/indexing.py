@@ -78,4 +78,4 @@ class RayIndexing:
             return
         with RayPool(model, self._options) as pool:
             self.pace = pool.pace
-            yield from pool.run(shard_work, ((spec, shard) for shard in shards))
+            yield from pool.run(shard_work, shards, spec)

@@ -1,4 +1,4 @@
-"""A pool of Ray actors, each with one model, that work on a list of items.
+"""A pool of Ray actors, each with one model (or with the two that are compared), that work on a list of items.
 
 Ray schedules, moves objects, restarts what died and tries its items again. What comes out is handed to the caller as
 it is finished, in any order; an item is started only when there is room for it, so memory stays bounded.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from onnxvis.cluster.recipe import Recipe
+from onnxvis.cluster.recipe import Recipe, Recipes
 from onnxvis.errors import OnnxvisError, UsageError, require
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Pace:
         items: finished.
         busy: seconds that actors worked, by actor.
         stages: seconds by stage, as the work reported them, over all actors.
-        seconds: from the first item to the last.
+        seconds: from the first item to the last, of every list.
         starting: seconds before that, until Ray ran and every actor had opened the model.
     """
 
@@ -84,33 +84,33 @@ class Pace:
         return name, self.stages[name] / whole
 
 
-Work = Callable[["Model", T], tuple[R, dict[str, float]]]
+Work = Callable[[Any, T], tuple[R, dict[str, float]]]
 
 
 class _Actor:
-    """One model in one process; what Ray runs."""
+    """One model, or several, in one process; what Ray runs."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe | Recipes) -> None:
         self.model = recipe.open()
 
     def ready(self) -> bool:
         """Answers when the model is open."""
         return True
 
-    def run(self, work: Work[T, R], item: T) -> tuple[R, dict[str, float], float]:
+    def run(self, work: Work[Any, R], item: Any, common: Any) -> tuple[R, dict[str, float], float]:
         """The result, the seconds of its stages, and all of them."""
         began = time.perf_counter()
-        result, stages = work(self.model, item)
+        result, stages = work(self.model, item if common is None else (common, item))
         return result, stages, time.perf_counter() - began
 
 
 class RayPool:
-    """Actors with one model each.
+    """Actors with one model each, or with the same few.
 
     Use it in a ``with`` statement: what it started, it ends.
 
     Args:
-        model: opened here; every actor opens it again.
+        model: opened here; every actor opens it again. Several are handed to the work as a tuple.
         options: where and with what.
 
     Attributes:
@@ -121,14 +121,15 @@ class RayPool:
         OnnxvisError: the cluster cannot be reached, or has no room for a single actor.
     """
 
-    def __init__(self, model: Model, options: ClusterOptions | None = None) -> None:
+    def __init__(self, model: Model | tuple[Model, ...], options: ClusterOptions | None = None) -> None:
         self.options = options or ClusterOptions()
         began = time.perf_counter()
         self._ray = require("ray", "ray", "--engine ray")
         self._started = False
         self._connect()
         self.pace = Pace(actors=self._room())
-        self._recipe = self._ray.put(Recipe.of(model))  # held: an actor that is restarted asks for it again
+        recipe = Recipes.of(model) if isinstance(model, tuple) else Recipe.of(model)
+        self._recipe = self._ray.put(recipe)  # held: an actor that is restarted asks for it again
         threads = {name: str(self.options.cpus) for name in ("ONNXVIS_THREADS", "OMP_NUM_THREADS")}
         made = self._ray.remote(_Actor).options(
             num_cpus=self.options.cpus,
@@ -185,39 +186,43 @@ class RayPool:
             )
         return self.options.actors or fit
 
-    def run(self, work: Work[T, R], items: Iterable[T]) -> Iterator[R]:
+    def run(self, work: Work[Any, R], items: Iterable[Any], common: Any = None) -> Iterator[R]:
         """Results as they are finished, each exactly once; the order is not that of the items.
 
         Args:
             work: a function of a module, called in an actor with its model and an item: gives the result, and seconds
                 by stage. It may be called again for an item whose actor died.
-            items: plain data.
+            items: plain data; the next one is drawn when there is room for it.
+            common: plain data, sent once; the work is then given ``(common, item)``.
 
         Raises:
             OnnxvisError: what the work raised; or actors died on one item time after time.
         """
-        began, source = time.perf_counter(), iter(items)
+        began, before, source = time.perf_counter(), self.pace.seconds, iter(items)
+        shared = None if common is None else self._ray.put(common)
         pending: dict[Any, int] = {}
         try:
             for _ in range(self.options.in_flight):
                 for number in range(len(self._actors)):
-                    self._submit(number, work, source, pending)
+                    self._submit(number, work, source, shared, pending)
             while pending:
                 done, _ = self._ray.wait(list(pending), num_returns=1, timeout=_POLL)
                 for reference in done:
                     number = pending.pop(reference)
                     result = self._taken(reference, number)
-                    self._submit(number, work, source, pending)
-                    self.pace.seconds = time.perf_counter() - began
+                    self._submit(number, work, source, shared, pending)
+                    self.pace.seconds = before + time.perf_counter() - began
                     yield result
         finally:
             for reference in pending:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(reference)
 
-    def _submit(self, number: int, work: Work[T, R], source: Iterator[T], pending: dict[Any, int]) -> None:
+    def _submit(
+        self, number: int, work: Work[Any, R], source: Iterator[Any], shared: Any, pending: dict[Any, int]
+    ) -> None:
         for item in source:
-            pending[self._actors[number].run.remote(work, item)] = number
+            pending[self._actors[number].run.remote(work, item, shared)] = number
             return
 
     def _taken(self, reference: Any, number: int) -> Any:

@@ -11,7 +11,7 @@ from onnxvis.errors import ModelError
 if TYPE_CHECKING:
     from onnxvis.model import Model
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "Recipes"]
 
 _LARGEST_SENT = 1 << 30
 
@@ -60,3 +60,27 @@ class Recipe:
                 "data: put it on a file system that all machines share."
             )
         return load(self.data, **self.options)
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Several models, opened together; plain data.
+
+    Attributes:
+        parts: one for each.
+    """
+
+    parts: tuple[Recipe, ...]
+
+    @classmethod
+    def of(cls, models: tuple[Model, ...]) -> Recipes:
+        """The recipes of opened models."""
+        return cls(tuple(Recipe.of(model) for model in models))
+
+    def open(self) -> tuple[Model, ...]:
+        """Open them.
+
+        Raises:
+            ModelError: see :meth:`Recipe.open`.
+        """
+        return tuple(recipe.open() for recipe in self.parts)

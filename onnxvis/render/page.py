@@ -6,27 +6,18 @@ every string it is given as text.
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
-from onnxvis.render.colormap import DIVERGING, NEUTRAL, SEQUENTIAL
+from onnxvis.render.colormap import DIVERGING, SEQUENTIAL
+from onnxvis.render.html import house_style, html_environment, own_code, packaged
 from onnxvis.render.png import data_uri
 from onnxvis.render.scale import Scale, format_value, nice_ticks
 
-if TYPE_CHECKING:
-    import jinja2
-
 __all__ = ["PageCell", "PageData", "PageFact", "PagePicture", "PagePrediction", "build_page"]
-
-_LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -117,16 +108,6 @@ class _Tick:
     label: str
 
 
-# Controls and direction overrides, which could make a label read as another one; joiners are left alone.
-_MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def _shorten(text: str) -> str:
-    """Labels of any length stay a label; the cut is visible, and so is what was meant to mislead."""
-    cut = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return _MISLEADING.sub("\N{REPLACEMENT CHARACTER}", cut)
-
-
 def _percent(value: float) -> str:
     if 0 < value < 0.0005:
         return "< 0.05 %"
@@ -162,30 +143,6 @@ def _end(kind: str, end: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color_map.opaque[end])
 
 
-def _source(name: str) -> str:
-    return resources.files("onnxvis.render").joinpath(name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(_source),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(short=_shorten, percent=_percent, value=format_value, ticks=_ticks)
-    return environment
-
-
 def _background(index: int, picture: PagePicture) -> str:
     return f".picture-{index} {{ background-image: url({data_uri(picture.image.convert('RGB'))}); }}"
 
@@ -196,27 +153,16 @@ def build_page(data: PageData) -> str:
     A content security policy in the page forbids every connection, every script and style but its own two
     (named by their hashes), and every picture that is not part of the page.
     """
-    from markupsafe import Markup
-
-    # The template ends lines with \n only, so what the browser hashes is what is hashed here.
-    neutral = "#{:02x}{:02x}{:02x}".format(*NEUTRAL)
-    style = "\n".join(
-        [
-            _source("page.css").replace("$neutral", neutral),
-            *(_background(k, p) for k, p in enumerate(data.pictures)),
-        ]
-    )
-    script = _source("page.js")
+    style = "\n".join([house_style(), *(_background(k, p) for k, p in enumerate(data.pictures))])
     values: dict[str, Any] = {
+        **own_code(style, packaged("page.js")),
+        "title": data.title,
+        "language": data.language,
         "data": data,
-        # Both are files of this package and base64 text, never strings from outside.
-        "style": Markup(style),  # noqa: S704
-        "script": Markup(script),  # noqa: S704
-        "style_hash": _hash(style),
-        "script_hash": _hash(script),
         "groups": [_by_method(picture.cells) for picture in data.pictures],
         "strips": {kind: _strip_uri(kind) for kind in ("diverging", "sequential")},
         "end": _end,
         "layer_uri": data_uri,
     }
-    return _environment().get_template("page.html").render(values)
+    environment = html_environment(percent=_percent, value=format_value, ticks=_ticks)
+    return environment.get_template("page.html").render(values)

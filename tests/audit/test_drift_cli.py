@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from PIL import Image
 from support.hand_models import small_net
 
-from onnxvis.audit import drift
+from onnxvis.audit import drift_chunk
 from onnxvis.cli.console import run
 
 SPEC = 'resize = "stretch"\nsize = 16\nscale = 0.00392156862745098\n'
@@ -99,15 +99,15 @@ def test_a_broken_picture_costs_only_itself(place: Path, capsys: pytest.CaptureF
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest, calls = drift._drift, []
+    honest, calls = drift_chunk._drift, []
 
-    def counted(*given: Any) -> drift.PictureDrift:
+    def counted(*given: Any) -> drift_chunk.PictureDrift:
         calls.append(given[2].name)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return honest(*given)
 
-    monkeypatch.setattr(drift, "_drift", counted)
+    monkeypatch.setattr(drift_chunk, "_drift", counted)
     assert command(place) == 130
     partial = place / "out" / "compare.partial.jsonl"
     assert sum(map(bool, partial.read_text().splitlines())) == 2

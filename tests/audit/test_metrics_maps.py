@@ -110,12 +110,18 @@ def test_masks_of_a_cropped_and_enlarged_picture() -> None:
     geometry = Geometry((20, 10), (20, 20), (2.0, 2.0), (-10.0, 0.0))
     mask = np.zeros((10, 20), bool)
     mask[3:6, 4:9] = True
-    seen, box = as_mask(mask, geometry)
-    assert box == (4, 3, 9, 6)
+    seen, boxes = as_mask(mask, geometry)
+    assert boxes == ((4, 3, 9, 6),)
     expected = np.zeros((20, 20), bool)
     expected[6:12, 0:8] = True
     np.testing.assert_array_equal(seen, expected)
     np.testing.assert_array_equal(as_mask(np.array([4, 3, 9, 6]), geometry)[0], expected)
+    several, boxes = as_mask(np.array([[4, 3, 9, 6], [10, 0, 40, 2]]), geometry)
+    assert boxes == ((4, 3, 9, 6), (10, 0, 20, 2)), "cut off at the picture's edge"
+    expected[0:4, 10:20] = True
+    np.testing.assert_array_equal(several, expected)
+    with pytest.raises(UsageError, match="outside of the picture"):
+        as_mask(np.array([21, 0, 30, 5]), geometry)
     unseen = np.zeros((10, 20), bool)
     unseen[:, :3] = True
     assert not as_mask(unseen, geometry)[0].any()

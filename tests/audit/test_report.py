@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from support.audits import HOSTILE_LABELS, HOSTILE_NAMES, PLAN, labelled_pictures, small_model
 
-from onnxvis.audit import report_state, report_steps
+from onnxvis.audit import report_state, report_unit
 from onnxvis.audit.metrics import measure
 from onnxvis.audit.report import AuditPlan, AuditResult, audit
 from onnxvis.audit.report_data import without_times
@@ -117,16 +117,16 @@ class Killed(BaseException):
 def test_an_interrupted_audit_goes_on_and_ends_equal(
     done: AuditResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, after: int
 ) -> None:
-    honest = report_state.ReportFolder.save_entry
+    honest = report_state.ReportFolder.save
     saved: list[str] = []
 
-    def failing(self: Any, path: str, entry: Any, picture: bytes) -> None:
+    def failing(self: Any, picture: report_state.FinishedPicture) -> None:
         if len(saved) == after:
             raise kind
-        saved.append(path)
-        honest(self, path, entry, picture)
+        saved.append(picture.path)
+        honest(self, picture)
 
-    monkeypatch.setattr(report_state.ReportFolder, "save_entry", failing)
+    monkeypatch.setattr(report_state.ReportFolder, "save", failing)
     given, out = [str(folder / "pictures")], tmp_path / "out"
     if kind is KeyboardInterrupt:
         part = audit(small_model(folder), given, out, PLAN)
@@ -139,10 +139,10 @@ def test_an_interrupted_audit_goes_on_and_ends_equal(
         assert not (out / "audit.json").exists()
         (out / "maps" / ".picture.webp.abc123").write_bytes(b"what was being written")
     first = saved[:]
-    monkeypatch.setattr(report_state.ReportFolder, "save_entry", honest)
+    monkeypatch.setattr(report_state.ReportFolder, "save", honest)
     written: list[str] = []
-    keep = report_steps._keep
-    monkeypatch.setattr(report_steps, "_keep", lambda w, i, *rest: (written.append(i.path), keep(w, i, *rest)))
+    keep = report_unit._finish
+    monkeypatch.setattr(report_unit, "_finish", lambda *given: (written.append(given[2].path), keep(*given))[1])
     result = audit(small_model(folder), given, out, PLAN, command="onnxvis audit ...")
     assert set(written).isdisjoint(first)
     assert without_times(stored(out)) == without_times(stored(done.folder))

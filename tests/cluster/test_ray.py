@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,15 @@ import onnxvis
 from onnxvis.cli import main
 from onnxvis.errors import OnnxvisError, UsageError
 
-ray = pytest.importorskip("ray", reason="the engine needs the extra 'ray'")
+pytest.importorskip("ray", reason="the engine needs the extra 'ray'")
 pytest.importorskip("lance", reason="the store of `onnxvis index` needs the extra 'index'")
 
-from onnxvis.behaviour.index import Store  # noqa: E402
-from onnxvis.behaviour.index.run import IndexOptions, index  # noqa: E402
-from onnxvis.cluster import ClusterOptions, RayPool, Recipe  # noqa: E402
-from onnxvis.cluster.indexing import RayIndexing  # noqa: E402
+from onnxvis.behaviour.index import Store
+from onnxvis.behaviour.index.run import IndexOptions, index
+from onnxvis.cluster import ClusterOptions, RayPool, Recipe
+from onnxvis.cluster.indexing import RayIndexing
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 COUNT = 24
 OPTIONS = IndexOptions(layers=("auto", "logits"), top_k=4, batch_size=2, shard_size=2)
 
@@ -54,22 +54,6 @@ def model(place: Path) -> onnxvis.Model:
 @pytest.fixture(scope="module")
 def whole(place: Path, model: onnxvis.Model) -> Store:
     return index(model, [str(place / "pictures")], place / "whole", OPTIONS).store
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One small cluster for all tests: starting it takes seconds."""
-    found = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
-    ray.init(
-        runtime_env=found,
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100 * 2**20,
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.parametrize("actors", [1, 2])

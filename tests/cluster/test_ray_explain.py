@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 from support.nets import SmallNet
+from support.ray_work import kill_actors
 
 import onnxvis
 from onnxvis.cli import main
@@ -23,11 +22,12 @@ from onnxvis.errors import UsageError
 from onnxvis.explain_chunk import ChunkWork, chunk_items
 from onnxvis.explaining import Settings, request
 
-ray = pytest.importorskip("ray", reason="the engine needs the extra 'ray'")
+pytest.importorskip("ray", reason="the engine needs the extra 'ray'")
 
-from onnxvis.cluster import ClusterOptions  # noqa: E402
-from onnxvis.cluster.explaining import RayExplaining  # noqa: E402
+from onnxvis.cluster import ClusterOptions
+from onnxvis.cluster.explaining import RayExplaining
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 COUNT = 7
 ASKED = [
     "-m",
@@ -42,21 +42,6 @@ ASKED = [
     "engine=plain",
 ]
 ASKED += ["--gradients", "onnx"]  # an actor loads torch for seconds
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One small cluster for all tests: starting it takes seconds."""
-    ray.init(
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100 * 2**20,
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -150,37 +135,12 @@ def test_interrupted_and_killed(
     def killing(self: RayExplaining, *arguments: Any) -> Iterator[Any]:
         for number, results in enumerate(honest(self, *arguments)):
             if number == 0:
-                for process in _workers():
-                    os.kill(process, signal.SIGKILL)
+                kill_actors()
             yield results
 
     monkeypatch.setattr(RayExplaining, "chunks", killing)
     assert main(asked) == 2
     assert contents(out) == contents(local)
-
-
-def _workers() -> list[int]:
-    """Processes of this test's cluster that are actors of ours: descendants of this process with that name."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            parents = _ancestors(int(folder.name))
-        except (OSError, ValueError):
-            continue
-        if words.startswith("ray::_Actor") and os.getpid() in parents:
-            found.append(int(folder.name))
-    assert found
-    return found
-
-
-def _ancestors(process: int) -> set[int]:
-    found: set[int] = set()
-    while process > 1:
-        status = Path(f"/proc/{process}/status").read_text()
-        process = int(status.split("PPid:")[1].split()[0])
-        found.add(process)
-    return found
 
 
 def test_a_folder_that_actors_do_not_see_is_refused(

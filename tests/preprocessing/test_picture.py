@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import threading
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from onnxvis.errors import PictureError
 from onnxvis.picture import MAX_PIXELS, open_picture
@@ -231,6 +233,52 @@ def test_a_large_picture_passes_without_pillows_warning():
     assert picture.size[0] * picture.size[1] > (before or 0)
     assert before == Image.MAX_IMAGE_PIXELS
     assert MAX_PIXELS == 500_000_000
+
+
+def with_false_exif(data: bytes) -> bytes:
+    """A JPEG with an EXIF segment of one entry that lies beyond its end."""
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x010F, 2, 400, 5000) + b"\0\0\0\0"
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + data[2:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_threads_decode_at_the_same_time(kind, monkeypatch):
+    both = threading.Barrier(2)
+    load = ImageFile.ImageFile.load
+
+    def together(image):
+        both.wait(timeout=20)  # breaks where one waits for the other to finish
+        return load(image)
+
+    data = encoded(Image.fromarray(COLOR), kind)
+    expected = open_picture(data).pixels
+    monkeypatch.setattr(ImageFile.ImageFile, "load", together)
+    with ThreadPoolExecutor(2) as pool:
+        for picture in pool.map(open_picture, [data, data]):
+            np.testing.assert_array_equal(picture.pixels, expected)
+
+
+def test_threads_keep_their_notes_and_leave_pillow_alone(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)
+    filters = list(warnings.filters)
+    plain = encoded(Image.fromarray(COLOR), "JPEG")
+    turned = encoded(Image.fromarray(COLOR).quantize(16), "GIF", transparency=3)
+    hostile = png(30000, 30000, 8, 2, b"\0" * 100)
+    alone = [open_picture(data).notes for data in (plain, with_false_exif(plain), turned)]
+    assert alone[0] == ()
+    assert any(note.startswith("Pillow warned: ") for note in alone[1])
+
+    def notes(data: bytes) -> tuple[str, ...]:
+        try:
+            return open_picture(data).notes
+        except PictureError as error:
+            return (str(error)[:30],)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(notes, [plain, with_false_exif(plain), turned, hostile] * 25))
+    assert found == [*alone, ("<bytes> claims to be larger th",)] * 25
+    assert Image.MAX_IMAGE_PIXELS == 17
+    assert list(warnings.filters) == filters
 
 
 def test_missing_files_and_folders(tmp_path):

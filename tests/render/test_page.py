@@ -172,8 +172,8 @@ addEventListener("message", (event) => { document.body.dataset.probe = event.dat
 def test_the_page_works_in_a_browser(tmp_path, monkeypatch, width):
     """A probe is appended to the page's own script, so the policy's hash covers it: nothing else may run."""
     path = browser()
-    source = page_module._source
-    monkeypatch.setattr(page_module, "_source", lambda n: source(n) + (PROBE if n == "page.js" else ""))
+    source = page_module.packaged
+    monkeypatch.setattr(page_module, "packaged", lambda name: source(name) + PROBE)
     (tmp_path / "page.html").write_text(page_of(HOSTILE), encoding="utf-8")
     file = tmp_path / "frame.html"
     file.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")

@@ -81,8 +81,8 @@ def measure(
         explanations: from :func:`onnxvis.explain`.
         metrics: names from :func:`metric_names`; ``None`` takes the quick ones, and those that need a mask only where
             masks are given.
-        masks: for each explanation where the object is: a box ``(x0, y0, x1, y1)`` or a mask ``(H0, W0)``, both in
-            pixels of the original picture; ``None`` where nobody knows.
+        masks: for each explanation where the object is: a box ``(x0, y0, x1, y1)``, several ``(k, 4)``, or a mask
+            ``(H0, W0)``, in pixels of the original picture; ``None`` where nobody knows.
         batch_size: perturbed pictures at once.
         seed: of ties, random sets and noise.
         steps: of insertion and deletion; the authors' code takes 28 at 224 pixels.
@@ -117,7 +117,7 @@ def _subject(model: Model, explanation: Explanation, mask: np.ndarray | None, se
     x0, y0, x1, y1 = prepared.geometry.content_box
     name = model.logits.tensor
     logits = logits_of(model, model.engine.forward(prepared.tensor, (name,)), 1)[0]
-    where, box = (None, None) if mask is None else as_mask(mask, prepared.geometry)
+    where, boxes = (None, ()) if mask is None else as_mask(mask, prepared.geometry)
     return Subject(
         model,
         explanation,
@@ -125,7 +125,7 @@ def _subject(model: Model, explanation: Explanation, mask: np.ndarray | None, se
         np.asarray(explanation.heat(), np.float64),
         (slice(y0, y1), slice(x0, x1)),
         where,
-        box,
+        boxes,
         settings,
     )
 

@@ -75,7 +75,7 @@ class Subject:
         heat: ``(H, W)`` float64, the map as it is drawn, in the input grid.
         content: rows and columns of the grid that show the picture; padding is no evidence.
         mask: ``(H, W)`` bool where the object is, in the input grid, or ``None``.
-        box: the object's bounding box ``(x0, y0, x1, y1)`` in pixels of the original picture, or ``None``.
+        boxes: the objects' boxes ``(x0, y0, x1, y1)`` in pixels of the original picture; empty where nobody knows.
         settings: of the run.
     """
 
@@ -85,7 +85,7 @@ class Subject:
     heat: np.ndarray
     content: tuple[slice, slice]
     mask: np.ndarray | None
-    box: tuple[float, float, float, float] | None
+    boxes: tuple[tuple[float, float, float, float], ...]
     settings: Settings
 
     @property

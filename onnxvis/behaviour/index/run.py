@@ -25,6 +25,7 @@ from onnxvis.behaviour.index.shard import IndexSpec, Partial, ReadPicture, Shard
 from onnxvis.behaviour.index.store import CONCEPTS, Store
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import PictureError, UsageError
+from onnxvis.prediction import settle_batches
 from onnxvis.progress import Progress, silent
 from onnxvis.reading import ListedPicture, list_pictures, prepare_ahead
 
@@ -217,8 +218,7 @@ def prepare_model(model: Model) -> None:
     gray = np.full((64, 64, 3), 127, np.uint8)
     with contextlib.suppress(PictureError):  # pictures of this size do not fit; those of the data set may
         model.prepare(gray)
-    sample = np.random.default_rng(0).random(model.one_image_shape()).astype(np.dtype(model.image_input.dtype))
-    model.engine.batch_plan(sample)
+    settle_batches(model)
 
 
 def _listing(pictures: Iterable[ListedPicture]) -> dict[str, Any]:
