@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from onnxvis.errors import ModelError, OnnxvisError, OutputError, ParityError, PictureError, ResultExistsError
+from onnxvis.errors import ModelError, OnnxvisError, ParityError, PictureError, ResultExistsError
 from onnxvis.explaining import Request, Settings, explain_prepared
-from onnxvis.explanation import Explanation, write_atomic
+from onnxvis.explanation import Explanation
+from onnxvis.files import write_file
 from onnxvis.gallery import page_picture, sheet
 from onnxvis.locations import is_location, location_name, redacted
 from onnxvis.names import slug
@@ -34,7 +35,6 @@ __all__ = [
     "explain_chunk",
     "explained",
     "prepared_chunk",
-    "write_file",
 ]
 
 Stages = dict[str, float]
@@ -229,16 +229,3 @@ def _lines(by_method: Sequence[Sequence[Explanation]]) -> Iterator[str]:
             yield f"    layer {column[0].layer}: {column[0].layer_reason}"
         if column[0].parity:
             yield f"    {column[0].parity.sentence()}"
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all, and its folder where that is missing.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxvis.errors import OutputError, ResultExistsError, UsageError
+from onnxvis.files import write_together
 from onnxvis.prediction import Prediction
 from onnxvis.preprocessing import Geometry, Prepared
 
@@ -285,7 +285,7 @@ class Explanation:
         files["manifest.json"] = text.encode("utf-8", "surrogatepass")
         try:
             out.mkdir(parents=True, exist_ok=True)
-            _write_together(out, files)
+            write_together(out, files)
         except OSError as error:
             raise OutputError(f"cannot write to {out}: {error.strerror or error}.") from error
         return out
@@ -295,54 +295,6 @@ def _reached(heat: np.ndarray) -> np.ndarray:
     """The values that are not exactly 0, where there are any."""
     values = heat[heat != 0]
     return values if values.size else heat
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all.
-
-    Raises:
-        OSError: the folder is missing or not writable, or the disk is full; nothing is left behind.
-    """
-    partial = _staged(path, data)
-    try:
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _staged(path: Path, data: bytes) -> Path:
-    """The data in a hidden file beside ``path``, safe on the disk."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.chmod(0o644)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return partial
-
-
-def _write_together(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files or none: nothing is renamed before everything is on the disk.
-
-    The last one marks the folder as complete, so an old one goes before the first is replaced.
-    """
-    partials: dict[str, Path] = {}
-    try:
-        for name, data in files.items():
-            partials[name] = _staged(folder / name, data)
-        (folder / list(files)[-1]).unlink(missing_ok=True)
-        for name, partial in partials.items():
-            partial.replace(folder / name)
-    except BaseException:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _refuse_other(path: Path, manifest: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from onnxvis.errors import DependencyError, PictureError, require
@@ -30,7 +30,10 @@ __all__ = [
     "location_name",
     "read_location",
     "redacted",
+    "within",
 ]
+
+T = TypeVar("T")
 
 ARCHIVES: Final = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar"}
 _TABLE = ".parquet"
@@ -129,7 +132,7 @@ def read_location(location: str, most: int, *, seconds: float | None = None, att
     tries, shown = attempts or ATTEMPTS, redacted(location)
     for attempt in range(tries):
         try:
-            data = _within(seconds or SECONDS, lambda: _read(location, most + 1))
+            data = within(seconds or SECONDS, lambda: _read(location, most + 1))
             break
         except FileNotFoundError:
             raise PictureError(f"there is no picture {shown}, or nobody answers there: check the address.") from None
@@ -153,9 +156,13 @@ def _without_secrets(text: str, location: str) -> str:
     return " ".join(text.replace(location, redacted(location)).split())
 
 
-def _within(seconds: float, work: Callable[[], bytes]) -> bytes:
-    """What ``work`` returns, if it ends in time; a thread that hangs in a storage's client is left to itself."""
-    found: list[bytes] = []
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What ``work`` returns, if it ends in time; a thread that hangs in a storage's client is left to itself.
+
+    Raises:
+        TimeoutError: it does not end in so many seconds; else what ``work`` raises.
+    """
+    found: list[T] = []
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -56,7 +56,7 @@ class AuditPlan:
             what the model answered. Empty: "top1", and "truth" where pictures are labelled.
         metrics: names; ``None`` takes those that are quick, or with ``full`` all; those of localization only where
             objects are given.
-        objects: where the objects are, from :func:`onnxvis.audit.objects.read_objects`; for the metrics of localization.
+        objects: where the objects are, for the metrics of localization (:func:`onnxvis.audit.objects.read_objects`).
         selection: which pictures are explained; all are classified.
         limit: how many at most.
         full: more metrics, for every target, and longer self-tests.

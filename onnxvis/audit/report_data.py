@@ -220,11 +220,11 @@ def _about_objects(pictures: Mapping[str, Any]) -> list[str]:
     if stated is None:
         return []
     said = [
-        f"Where the objects are is stated by {stated['source']} for {stated['pictures']} of {pictures['given']} pictures. "
-        "A model may rest on something outside of the object: metrics of localization judge model and map together."
+        f"Where the objects are is stated by {stated['source']} for {stated['pictures']} of {pictures['given']} "
+        "pictures. A model may rest on something outside of the object: metrics of localization judge model and map "
+        "together."
     ]
     if stated["unused"]:
-        said.append(
-            f"{len(stated['unused'])} names there belong to none of the pictures, such as {stated['unused'][0]}."
-        )
+        lost = counted(len(stated["unused"]), "name")
+        said.append(f"{lost} in {stated['source']} that no picture has, such as {stated['unused'][0]}.")
     return said

@@ -93,9 +93,9 @@
       left: `${100 * x0}%`, top: `${100 * y0}%`, width: `${100 * (x1 - x0)}%`, height: `${100 * (y1 - y0)}%`,
     });
     frame.append(photo, heat);
+    if (x0 > 0.001 || y0 > 0.001 || x1 < 0.999 || y1 < 0.999) frame.append(hatching(data.box, original));
     const object = card.querySelector(".original .object");
     if (object) frame.append(object.cloneNode(true));
-    if (x0 > 0.001 || y0 > 0.001 || x1 < 0.999 || y1 < 0.999) frame.append(hatching(data.box, original));
     return frame;
   };
 

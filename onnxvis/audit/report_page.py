@@ -21,7 +21,18 @@ from onnxvis.audit.report_charts import curve_chart, dot_chart
 from onnxvis.audit.report_maps import entry_maps, shared_limits
 from onnxvis.audit.report_state import ReportFolder
 from onnxvis.audit.report_unit import CONTROL, TRUTH
-from onnxvis.audit.report_words import OBJECTS, TESTS, facts, findings, interval, percent, tiles, where
+from onnxvis.audit.report_words import (
+    OBJECTS,
+    TESTS,
+    correlation,
+    counted,
+    facts,
+    findings,
+    interval,
+    percent,
+    tiles,
+    where,
+)
 from onnxvis.errors import OutputError
 from onnxvis.render.colormap import DIVERGING, SEQUENTIAL
 from onnxvis.render.html import house_style, html_environment, json_block, own_code, packaged, readable
@@ -232,4 +243,6 @@ def _sorts(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str
 
 
 def _environment() -> jinja2.Environment:
-    return html_environment(_HERE, percent=percent, value=format_value, interval=interval)
+    return html_environment(
+        _HERE, percent=percent, value=format_value, interval=interval, counted=counted, correlation=correlation
+    )

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxvis.errors import OutputError, ResultExistsError
-from onnxvis.explanation import Explanation, write_atomic
+from onnxvis.explanation import Explanation
+from onnxvis.files import write_atomic
 from onnxvis.locations import holder, is_location, location_name
 from onnxvis.names import slug
 

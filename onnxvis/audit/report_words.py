@@ -16,6 +16,7 @@ __all__ = [
     "TESTS",
     "Fact",
     "Finding",
+    "correlation",
     "counted",
     "facts",
     "findings",
@@ -169,6 +170,11 @@ def _about_failures(data: Mapping[str, Any]) -> list[Finding]:
         (len(data["pictures"]["failed"]), "picture", f"not usable; {named}"),
     ]
     return [Finding("bad", f"{counted(n, word)} {'was' if n == 1 else 'were'} {text}") for n, word, text in rows if n]
+
+
+def correlation(value: float) -> str:
+    """A correlation with the digits that mean something."""
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}").replace("\N{MINUS SIGN}0.00", "0.00")
 
 
 def counted(number: int, word: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.errors import LayerError, OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 from onnxvis.names import slug
 from onnxvis.prediction import same_shape
 from onnxvis.preprocessing import Prepared

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx.onnx_pb import NodeProto
 
 from onnxvis.errors import LayerError, OutputError, UsageError, did_you_mean
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 from onnxvis.provenance import provenance
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.errors import OutputError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 
 __all__ = ["Climb", "load_climb", "save_climb"]
 

@@ -28,7 +28,7 @@ from onnxvis.behaviour.visual_space import PictureSpace, picture_space
 from onnxvis.behaviour.visual_state import Climb
 from onnxvis.behaviour.visual_target import VisualTarget, visual_target
 from onnxvis.errors import OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 from onnxvis.methods.layout import as_float
 from onnxvis.names import slug
 from onnxvis.prediction import Prediction, logits_of, predictions

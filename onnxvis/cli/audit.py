@@ -11,7 +11,7 @@ from rich.markup import escape
 from onnxvis.audit.objects import read_objects
 from onnxvis.audit.report import AuditPlan, AuditResult, audit
 from onnxvis.audit.report_model import class_count
-from onnxvis.audit.report_words import findings
+from onnxvis.audit.report_words import counted, findings
 from onnxvis.audit.selection import find_items, parse_selection
 from onnxvis.cli.cluster import Cluster, say_pace
 from onnxvis.cli.console import err, out, progress_bar, visible
@@ -80,7 +80,8 @@ def run_audit(job: AuditJob) -> int:
         return 130
     if result.failures:
         err.print(
-            f"[red]{result.failures} pictures or maps failed[/]; they are named in the page, the rest is complete"
+            f"[red]{counted(result.failures, 'failure')}[/] of pictures, maps or boxes: named in the page; the rest is "
+            "complete"
         )
         return 2
     return 0
@@ -100,7 +101,7 @@ def _say(result: AuditResult, quiet: bool) -> None:
         for finding in findings(result.data):
             out.print(f"[{_COLORS[finding.mark]}]•[/] {escape(visible(finding.text))}")
         pictures = result.data["pictures"]
-        out.print(f"  {pictures['finished']} pictures, {result.data['times']['seconds']:g} s")
+        out.print(f"  {counted(pictures['finished'], 'picture')}, {result.data['times']['seconds']:g} s")
     size = result.page.stat().st_size
     out.print(f"page:   {escape(str(result.page))} ({size / 1e6:.1f} MB)")
     out.print(f"data:   {escape(str(result.folder / 'audit.json'))}")

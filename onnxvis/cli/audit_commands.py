@@ -106,8 +106,8 @@ def audit(
     opened = o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients)
     job = AuditJob(
         opened, tuple(images), out, _words(methods), tuple(target or ()), None if metrics is None else _words(metrics),
-        boxes, masks, select, limit, full, overwrite, o.parse_pairs(option or []), batch_size, seed, allow_unverified, quiet,
-        _command(ctx), Cluster(engine, ray_address, actors, cpus_per_actor, gpus_per_actor),
+        boxes, masks, select, limit, full, overwrite, o.parse_pairs(option or []), batch_size, seed, allow_unverified,
+        quiet, _command(ctx), Cluster(engine, ray_address, actors, cpus_per_actor, gpus_per_actor),
     )  # fmt: skip
     raise typer.Exit(run_audit(job))
 

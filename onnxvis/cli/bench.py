@@ -13,8 +13,8 @@ from rich.table import Table
 from onnxvis.bench import FORWARD, BenchReport, BenchRow, Subject, bench
 from onnxvis.cli.console import out, progress_bar, visible
 from onnxvis.cli.options import open_model
-from onnxvis.errors import OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.errors import UsageError
+from onnxvis.files import write_file
 
 __all__ = ["BenchJob", "run_bench"]
 
@@ -160,9 +160,5 @@ def _picture(report: BenchReport) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}.") from error
+    write_file(path, data)
     out.print(f"written: {escape(str(path))}")

@@ -20,7 +20,7 @@ from onnxvis.cli.cluster import Cluster, say_pace
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.partial import Partial
 from onnxvis.errors import OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_file
 from onnxvis.methods.checkpoint import fingerprint
 from onnxvis.model import Model, load
 from onnxvis.picture_files import picture_files
@@ -37,6 +37,7 @@ BROKEN = 3
 _SHOWN = 10
 _WIDTH = 120
 _LONGEST = 22
+_ADVICE = "What is finished is kept: make room, and give the same command again."
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ def _run(job: CompareJob, images: list[str], engine: RayComparing | None) -> int
         err.print(f"\n[yellow]interrupted[/]: {len(fresh)} pictures are kept; the same command goes on from there")
         return 130
     broken = broken_limits(found, job.limits)
-    _write(job.out / "compare.json", _json(job, found, broken))
+    write_file(job.out / "compare.json", _json(job, found, broken), _ADVICE)
     made = f"onnxvis {__version__}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
-    _write(job.out / "index.html", build_drift_page(found, drawn, broken, made).encode("utf-8", "replace"))
+    write_file(job.out / "index.html", build_drift_page(found, drawn, broken, made).encode("utf-8", "replace"), _ADVICE)
     store.remove()
     _show(job, found, broken)
     if engine is not None:
@@ -259,13 +260,3 @@ def _own_folder(folder: Path) -> None:
         raise UsageError(
             f"{path} was not written by onnxvis compare, and is left alone. Choose another folder with --out."
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. What is finished is kept: make room, and give the same "
-            "command again."
-        ) from error

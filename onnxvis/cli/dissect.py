@@ -20,7 +20,7 @@ from onnxvis.behaviour.stored import Pictures, choose_layers, good_rows
 from onnxvis.behaviour.tiles import Tile, TileRow, tile_sheet, tile_uri
 from onnxvis.behaviour.unit_page import UnitCard, UnitCell, UnitPage, UnitStrip, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.cli.results import layer_notes, made_line, open_store, own_folder, store_facts, write_file
+from onnxvis.cli.results import layer_notes, made_line, open_store, own_folder, store_facts, write_result
 from onnxvis.errors import UsageError
 from onnxvis.names import slug
 from onnxvis.progress import Progress
@@ -41,7 +41,7 @@ _LINES_NOTE = "Yellow line: the unit's mask (the rest is darkened); blue line: t
 class DissectJob:
     """Everything `onnxvis dissect` was asked."""
 
-    store: Path
+    store: str
     masks: Path | None
     out: Path
     layers: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ def _gallery(
         title = f"{model.name}: {result.layer}, the best unit of each concept"
         notes = [_sentence(result, found.pictures), *(f"{n[0].upper()}{n[1:]}." for n in found.notes), _LINES_NOTE]
         sheet = tile_sheet(rows[: 2 * _SHOWN], title=title, notes=notes, cell=_CELL, heading_width=150)
-        write_file(job.out / slug(result.layer) / "concepts.png", png_bytes(sheet, Title=title))
+        write_result(job.out / slug(result.layer) / "concepts.png", png_bytes(sheet, Title=title))
     return [_card(d, drawn[d.unit, d.concept], result) for d in detections]
 
 
@@ -151,9 +151,9 @@ def _card(detection: Detection, images: Sequence[Drawn], result: Dissection) -> 
 
 def _write(job: DissectJob, store: Store, name: str, done: Sequence[tuple[DissectedLayer, list[UnitCard]]]) -> None:
     results = [found.result for found, _ in done]
-    write_file(job.out / "units.csv", csv_lines(results).encode("utf-8", "surrogateescape"))
-    data = {"onnxvis": __version__, "store": str(job.store), "layers": list(plain([found for found, _ in done]))}
-    write_file(
+    write_result(job.out / "units.csv", csv_lines(results).encode("utf-8", "surrogateescape"))
+    data = {"onnxvis": __version__, "store": store.shown, "layers": list(plain([found for found, _ in done]))}
+    write_result(
         job.out / "dissection.json", json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
     )
     facts = [*store_facts(store), *((f.result.layer, _sentence(f.result, f.pictures)) for f, _ in done)]
@@ -164,7 +164,7 @@ def _write(job: DissectJob, store: Store, name: str, done: Sequence[tuple[Dissec
         cards=tuple(card for _, cards in done for card in cards),
         made=made_line(),
     )
-    write_file(job.out / "index.html", build_unit_page(page).encode("utf-8", "replace"))
+    write_result(job.out / "index.html", build_unit_page(page).encode("utf-8", "replace"))
 
 
 def _sentence(result: Dissection, pictures: int) -> str:

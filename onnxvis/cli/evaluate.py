@@ -22,7 +22,8 @@ from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.partial import Partial
 from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, UsageError
 from onnxvis.explaining import Request, Settings, explain_prepared, request
-from onnxvis.explanation import Explanation, write_atomic
+from onnxvis.explanation import Explanation
+from onnxvis.files import write_file
 from onnxvis.locations import redacted
 from onnxvis.methods import method_names
 from onnxvis.methods.checkpoint import fingerprint
@@ -129,7 +130,11 @@ def _run(
     for image, reason in run.failures:
         err.print(f"[red]failed:[/] {escape(visible(f'{image}: {reason}'))}")
     if job.out is not None:
-        _write(job.out, _json(job, names, metrics, run, [*notes, *(["interrupted: not all pictures"] if code else [])]))
+        write_file(
+            job.out,
+            _json(job, names, metrics, run, [*notes, *(["interrupted: not all pictures"] if code else [])]),
+            "Choose another file with --out.",
+        )
         if not code:
             run.partial.remove()
         out.print(f"figures: {escape(str(job.out))}")
@@ -302,11 +307,3 @@ def _json(job: EvaluateJob, names: Sequence[str], metrics: Sequence[str], run: _
         "provenance": {**provenance(job.model), "explained": explained_output(job.model)},
     }
     return json.dumps(data, indent=2, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}. Choose another file with --out.") from error

@@ -14,8 +14,9 @@ from rich.table import Table
 from onnxvis.cli.cluster import Cluster, say_pace
 from onnxvis.cli.console import err, out, progress_bar, say_error, visible
 from onnxvis.errors import LayerError, ModelError, OutputError, PictureError, UsageError
-from onnxvis.explain_chunk import ChunkItem, ChunkWork, Failed, Kept, chunk_items, explain_chunk, write_file
+from onnxvis.explain_chunk import ChunkItem, ChunkWork, Failed, Kept, chunk_items, explain_chunk
 from onnxvis.explaining import Request, Settings, request
+from onnxvis.files import write_file
 from onnxvis.gallery import page_data
 from onnxvis.methods import method_names
 from onnxvis.model import Model

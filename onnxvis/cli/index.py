@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -26,7 +25,7 @@ _SHOWN = 5
 
 
 def run_index(
-    model: Model, images: Sequence[str], store: Path, options: IndexOptions, cluster: Cluster, quiet: bool
+    model: Model, images: Sequence[str], store: str, options: IndexOptions, cluster: Cluster, quiet: bool
 ) -> int:
     """Index and say what came of it; 0, or 130 when interrupted. Pictures that failed are no failure of the pass."""
     engine = _engine(cluster)
@@ -87,7 +86,7 @@ def _say_what(done: Summary) -> None:
     speed = f", {done.run / done.seconds:.1f} pictures/s" if done.run and done.seconds > 0 else ""
     earlier = f" ({done.pictures - done.run} of them by earlier runs)" if 0 < done.run < done.pictures else ""
     new = "" if done.run else "; nothing was left to do"
-    _say("store", f"{store.path}, {done.stored_bytes / 1e6:.1f} MB")
+    _say("store", f"{store.shown}, {done.stored_bytes / 1e6:.1f} MB")
     _say("pictures", f"{done.pictures}{earlier}, {done.failed} failed{speed}{new}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +27,16 @@ def index(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="STORE", help="Folder of the store.", show_default=False)],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="STORE",
+            help="Where the store goes: a folder, or object storage by URL (s3://bucket/store).",
+            show_default=False,
+        ),
+    ],
     layers: Annotated[
         list[str] | None,
         typer.Option(

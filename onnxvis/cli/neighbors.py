@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from onnxvis.behaviour.stored import Pictures, Row, good_rows
 from onnxvis.behaviour.thumbnails import Thumbnails, thumbnail_of
 from onnxvis.behaviour.tiles import Tile, TileRow, tile_sheet
 from onnxvis.cli.console import out, progress_bar, visible
-from onnxvis.cli.results import open_store, store_thumbnails, write_file
+from onnxvis.cli.results import open_store, store_thumbnails, write_result
 from onnxvis.errors import UsageError
 from onnxvis.locations import location_name
 from onnxvis.names import slug
@@ -50,7 +50,7 @@ _CELL = 112
 class NeighborJob:
     """Everything `onnxvis neighbors` was asked."""
 
-    store: Path
+    store: str
     out: Path
     image: str | None
     k: int = 10
@@ -181,7 +181,7 @@ def _write_neighbors(
         _print(f"{heading}: nearest to {query.name}", room, pairs)
     title = f"{room.model.name}: nearest to {query.name}"
     sheet = tile_sheet(drawn, title=title, notes=notes, cell=_CELL)
-    write_file(folder / f"{name}.png", png_bytes(sheet, Title=title, Software=f"onnxvis {__version__}"))
+    write_result(folder / f"{name}.png", png_bytes(sheet, Title=title, Software=f"onnxvis {__version__}"))
     _write_json(folder / f"{name}.json", data)
     for note in notes:
         out.print(escape(visible(note)))
@@ -269,11 +269,11 @@ def _outliers(room: _Room) -> None:
 def _write_sheet(room: _Room, name: str, rows: Sequence[TileRow], notes: Sequence[str]) -> None:
     if not rows:
         return
-    title = f"{room.model.name}: {name} of {room.job.store.name}"
+    title = f"{room.model.name}: {name} of {PurePath(room.store.shown).name}"
     path = room.job.out / f"{name}.png"
-    write_file(path, png_bytes(tile_sheet(rows, title=title, notes=notes, cell=_CELL), Title=title))
+    write_result(path, png_bytes(tile_sheet(rows, title=title, notes=notes, cell=_CELL), Title=title))
     out.print(f"sheet:  {escape(str(path))}")
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
-    write_file(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    write_result(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))

@@ -18,7 +18,7 @@ from onnxvis.behaviour.stored import choose_layers, good_rows
 from onnxvis.behaviour.tiles import OUTSIDE_NOTE, tile_sheet
 from onnxvis.behaviour.unit_page import UnitCard, UnitPage, build_unit_page
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.cli.results import layer_notes, made_line, open_store, own_folder, store_facts, write_file
+from onnxvis.cli.results import layer_notes, made_line, open_store, own_folder, store_facts, write_result
 from onnxvis.names import slug
 from onnxvis.progress import Progress
 from onnxvis.render import png_bytes
@@ -39,7 +39,7 @@ _CELL = 96
 class PatchJob:
     """Everything `onnxvis patches` was asked."""
 
-    store: Path
+    store: str
     out: Path
     layers: tuple[str, ...]
     options: PatchOptions
@@ -116,14 +116,14 @@ def _sheet(path: Path, title: str, found: LayerPatches) -> None:
     if found.unverified:
         title += " - UNVERIFIED"
     sheet = tile_sheet(rows_of(found.units), title=title, notes=notes, cell=_cell(found.units))
-    write_file(path, png_bytes(sheet, Title=title, Software=f"onnxvis {__version__}"))
+    write_result(path, png_bytes(sheet, Title=title, Software=f"onnxvis {__version__}"))
 
 
 def _write(job: PatchJob, store: Store, name: str, done: list[_Drawn]) -> None:
     options = job.options
     data: dict[str, Any] = {
         "onnxvis": __version__,
-        "store": str(job.store),
+        "store": store.shown,
         "units": options.units,
         "projection": options.projection,
         "mask_share": options.top if options.masks else None,
@@ -133,7 +133,7 @@ def _write(job: PatchJob, store: Store, name: str, done: list[_Drawn]) -> None:
         ],
     }
     text = json.dumps(data, indent=1, ensure_ascii=False)
-    write_file(job.out / "patches.json", text.encode("utf-8", "backslashreplace"))
+    write_result(job.out / "patches.json", text.encode("utf-8", "backslashreplace"))
     page = UnitPage(
         title=f"{name}: what excites its units" + (" - UNVERIFIED" if any(one.unverified for one in done) else ""),
         facts=tuple(store_facts(store)),
@@ -141,7 +141,7 @@ def _write(job: PatchJob, store: Store, name: str, done: list[_Drawn]) -> None:
         cards=tuple(card for one in done for card in one.cards),
         made=made_line(),
     )
-    write_file(job.out / "index.html", build_unit_page(page).encode("utf-8", "replace"))
+    write_result(job.out / "index.html", build_unit_page(page).encode("utf-8", "replace"))
     for one in done:
         _say(one)
     out.print(f"page:   {escape(str(job.out / 'index.html'))}")

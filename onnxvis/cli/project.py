@@ -20,8 +20,8 @@ from onnxvis.behaviour.projection import Projection
 from onnxvis.behaviour.projection import project as lay_out
 from onnxvis.behaviour.scatter import ScatterPage, ScatterPoint, build_scatter_page, sprite_side, verdict
 from onnxvis.cli.console import out, progress_bar, visible
-from onnxvis.cli.results import made_line, open_store, own_folder, store_facts, store_thumbnails, write_file
-from onnxvis.locations import location_name
+from onnxvis.cli.results import made_line, open_store, own_folder, store_facts, store_thumbnails, write_result
+from onnxvis.locations import location_name, redacted
 from onnxvis.render import png_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _TITLES = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
 class ProjectJob:
     """Everything `onnxvis project` was asked."""
 
-    store: Path
+    store: str
     out: Path
     method: str = "tsne"
     perplexity: float | None = None
@@ -62,7 +62,7 @@ def run_project(job: ProjectJob) -> int:
     places, how = grid_places(found.points * (1, -1), shape)
     title = f"{model.name}: {_TITLES[job.method]} of {len(ids):,} pictures"
     grid = draw_grid(thumbnails, places, shape)
-    write_file(job.out / "grid.png", png_bytes(grid, Title=title, Software=f"onnxvis {__version__}"))
+    write_result(job.out / "grid.png", png_bytes(grid, Title=title, Software=f"onnxvis {__version__}"))
     said = [*found.notes, f"grid.png: {how}", *([thumbnails.problems] if thumbnails.problems else [])]
     facts = [
         *store_facts(store),
@@ -72,9 +72,9 @@ def run_project(job: ProjectJob) -> int:
     notes = [f"{note[0].upper()}{note[1:]}." for note in said]
     notes.append("Distances between far groups mean little in t-SNE and UMAP; neighbors are what they keep.")
     page = ScatterPage(title, found.points, points, thumbnails, facts, notes, made_line())
-    write_file(job.out / "points.csv", _csv(found, points, places).encode("utf-8", "surrogateescape"))
-    write_file(job.out / "projection.json", _json(job, found, said))
-    write_file(job.out / "index.html", build_scatter_page(page).encode("utf-8", "replace"))
+    write_result(job.out / "points.csv", _csv(found, points, places).encode("utf-8", "surrogateescape"))
+    write_result(job.out / "projection.json", _json(job, found, said))
+    write_result(job.out / "index.html", build_scatter_page(page).encode("utf-8", "replace"))
     for note in (f"trustworthiness {found.trust:.4f} at {found.trust_k} neighbors", *said):
         out.print(escape(visible(f"  {note}")))
     out.print(f"page:   {escape(str(job.out / 'index.html'))}")
@@ -123,7 +123,7 @@ def _csv(found: Projection, points: Sequence[ScatterPoint], places: Sequence[int
 def _json(job: ProjectJob, found: Projection, notes: Sequence[str]) -> bytes:
     data = {
         "onnxvis": __version__,
-        "store": str(job.store),
+        "store": redacted(job.store),
         "parameters": found.parameters,
         "trustworthiness": found.trust,
         "trustworthiness_neighbors": found.trust_k,

@@ -10,8 +10,7 @@ from rich.markup import escape
 
 from onnxvis.audit.replay import AGREES, DISAGREES, IDENTICAL, UNREPEATABLE, Replay, Replayed, replay
 from onnxvis.cli.console import out, progress_bar, visible
-from onnxvis.errors import OutputError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_file
 
 __all__ = ["ReplayJob", "run_replay"]
 
@@ -93,9 +92,5 @@ def _write(path: Path, found: Replay) -> None:
         "manifests": found.in_all,
         "results": [result.to_dict() for result in found.results],
     }
-    try:
-        write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Choose another file with --json."
-        ) from error
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    write_file(path, text.encode("utf-8", "backslashreplace"), "Choose another file with --json.")

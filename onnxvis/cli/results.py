@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxvis._version import __version__
-from onnxvis.cli.console import err
+from onnxvis.cli.console import err, progress_bar
 from onnxvis.errors import OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from onnxvis.behaviour.thumbnails import Thumbnails
     from onnxvis.progress import Progress
 
-__all__ = ["layer_notes", "made_line", "open_store", "own_folder", "store_facts", "store_thumbnails", "write_file"]
+__all__ = ["layer_notes", "made_line", "open_store", "own_folder", "store_facts", "store_thumbnails", "write_result"]
 
 
-def open_store(path: Path) -> Store:
+def open_store(path: str) -> Store:
     """Open a store, and say so where its pass did not finish."""
     from onnxvis.behaviour.index.store import Store
 
-    store = Store.open(path)
+    with progress_bar() as progress:
+        store = Store.open(path, progress)
     if not store.complete:
         err.print(
-            f"[yellow]incomplete[/]: the pass that makes {path} has not finished; answers are about "
+            f"[yellow]incomplete[/]: the pass that makes {store.shown} has not finished; answers are about "
             f"{len(store.pictures())} pictures"
         )
     return store
@@ -53,19 +54,13 @@ def own_folder(out: Path, data: str) -> None:
         raise UsageError(f"{out} holds an index.html of something else (no {data}). Choose another folder with --out.")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, with its folder.
+def write_result(path: Path, data: bytes) -> None:
+    """Write a file of the results whole or not at all, with its folder.
 
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Make room, or choose another folder with --out."
-        ) from error
+    write_file(path, data, "Make room, or choose another folder with --out.")
 
 
 def store_thumbnails(
@@ -88,7 +83,7 @@ def store_facts(store: Store) -> list[tuple[str, str]]:
     rows = store.pictures()
     failed = sum(bool(row.error) for row in rows)
     lines = [
-        ("Store", f"{store.path}, {len(rows)} pictures" + (f", {failed} of them could not be read" if failed else "")),
+        ("Store", f"{store.shown}, {len(rows)} pictures" + (f", {failed} of them could not be read" if failed else "")),
         ("Model", f"{model.get('path') or 'in memory'}, SHA-256 {str(model.get('sha256', ''))[:16]}"),
         ("Embedding", store.embedding_layer),
     ]

@@ -11,8 +11,8 @@ from rich.table import Table
 from onnxvis.behaviour.scouter.data import read_samples
 from onnxvis.behaviour.scouter.settings import HeadSettings, TrainingSettings
 from onnxvis.cli.console import err, out, progress_bar, visible
-from onnxvis.errors import OutputError, UsageError, require
-from onnxvis.explanation import write_atomic
+from onnxvis.errors import UsageError, require
+from onnxvis.files import write_file
 from onnxvis.model import Model
 
 __all__ = ["run_evaluate", "run_fit"]
@@ -101,10 +101,7 @@ def run_evaluate(model: Model, data: Path, boxes: Path | None, json: Path | None
     elif known is not None:
         _say("precision", "no picture has a box: paths in the CSV are relative to it")
     if json is not None:
-        try:
-            write_atomic(json, json_format.dumps(found.to_dict(), indent=1).encode())
-        except OSError as error:
-            raise OutputError(f"cannot write {json}: {error.strerror or error}.") from error
+        write_file(json, json_format.dumps(found.to_dict(), indent=1).encode(), "Choose another file with --json.")
     return _problems(found.problems)
 
 

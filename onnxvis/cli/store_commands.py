@@ -12,7 +12,10 @@ from onnxvis.cli import options as o
 __all__ = ["register"]
 
 StorePath = Annotated[
-    Path, typer.Argument(metavar="STORE", help="The folder that `onnxvis index` made.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="STORE", help="What `onnxvis index` made: a folder, or a URL (s3://bucket/store).", show_default=False
+    ),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 ModelFile = Annotated[

@@ -122,19 +122,24 @@ def prepare(spec: Preprocessing, picture: Picture, input_shape: Shape, dtype: DT
     placement = place(spec, (rows, columns), (height, width))
     notes += placement.notes
     values = fit_channels(spec, _on_canvas(spec, pixels, placement, notes), channels, notes)
-    values = to_dtype(spec, normalize(spec, np.array(values, np.float32)), np.dtype(dtype))
     if layout == "NCHW":
-        values = values.transpose(2, 0, 1)
-    tensor = np.ascontiguousarray(values[np.newaxis])
+        # In the tensor's order from here on: arithmetic on one channel after the other is several times as fast.
+        values = np.array(values.transpose(2, 0, 1), np.float32, order="C").transpose(1, 2, 0)
+    else:
+        values = np.array(values, np.float32, order="C")
+    values = to_dtype(spec, normalize(spec, values), np.dtype(dtype))
+    tensor = np.ascontiguousarray((values.transpose(2, 0, 1) if layout == "NCHW" else values)[np.newaxis])
     return Prepared(tensor, placement.geometry, picture, (*picture.notes, *notes), layout, spec)
 
 
-def _on_canvas(spec: Preprocessing, pixels: Pixels, placement: Placement, notes: list[str]) -> NDArray[np.float32]:
-    """``(H, W, C) float32`` on the 0..255 scale: resized, cropped and padded."""
+def _on_canvas(spec: Preprocessing, pixels: Pixels, placement: Placement, notes: list[str]) -> Pixels:
+    """``(H, W, C)`` on the 0..255 scale: resized, cropped and padded."""
     if not made_whole(placement.resized):
         notes.append(f"only the visible part of the {placement.resized[1]} pixels wide resized picture was made")
     window = placement.window
     small = resize_pixels(pixels, placement.resized, window, spec.interpolation)
+    if small.shape[:2] == placement.target:
+        return small
     canvas = np.full((*placement.target, pixels.shape[2]), spec.pad_value, np.float32)
     top, left = (max(0, c) for c in placement.corner)
     canvas[top : top + small.shape[0], left : left + small.shape[1]] = small

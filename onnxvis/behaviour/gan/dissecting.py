@@ -23,7 +23,7 @@ from onnxvis.behaviour.gan.generator import Generator
 from onnxvis.behaviour.gan.information import LEVELS, JointCounts, QuantileEdges
 from onnxvis.behaviour.gan.layers import GeneratorLayer
 from onnxvis.errors import OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 from onnxvis.kernels.topk import TopK
 from onnxvis.methods.checkpoint import fingerprint
 from onnxvis.progress import Progress, silent

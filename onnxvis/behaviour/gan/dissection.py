@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxvis.errors import OutputError, UsageError, did_you_mean
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 
 __all__ = ["Dissection", "RankedUnit"]
 

@@ -18,7 +18,7 @@ from onnxvis.behaviour.gan.effects import Effects
 from onnxvis.behaviour.gan.generator import Generator
 from onnxvis.behaviour.gan.pages import Section, Table, build_gallery
 from onnxvis.errors import OutputError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 from onnxvis.provenance import versions
 from onnxvis.render.png import png_bytes
 

@@ -18,8 +18,8 @@ import onnx
 from onnxvis._version import __version__
 from onnxvis.behaviour.gan.generator import Generator
 from onnxvis.behaviour.gan.interventions import WHOLE, Interventions, Region
-from onnxvis.errors import ModelError, OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.errors import ModelError, UsageError
+from onnxvis.files import write_file
 from onnxvis.graph.intervene import bake
 from onnxvis.modelfile import with_weights
 
@@ -68,11 +68,7 @@ class Repaired:
             OutputError: it cannot be written.
         """
         target = Path(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, self.proto.SerializeToString())
-        except (OSError, ValueError) as error:
-            raise OutputError(f"cannot write {target}: {error}.") from error
+        write_file(target, self.proto.SerializeToString())
         return target
 
 

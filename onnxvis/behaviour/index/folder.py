@@ -11,19 +11,19 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from onnxvis.behaviour.index.memory import give_back_memory
 from onnxvis.behaviour.index.nearest import build_index
-from onnxvis.behaviour.index.rows import TABLE, Answer, lance_module, open_table, to_table
+from onnxvis.behaviour.index.rows import MANIFEST, TABLE, TALLIES, Answer, lance_module, open_table, to_table
 from onnxvis.behaviour.index.shard import IndexSpec, Partial
-from onnxvis.behaviour.index.store import ANN_FROM, MANIFEST, TALLIES
+from onnxvis.behaviour.index.store import ANN_FROM
 from onnxvis.behaviour.index.tally import Tally
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import OutputError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 
 __all__ = ["StoreFolder", "locked", "stored_bytes"]
 
@@ -41,14 +41,18 @@ class StoreFolder:
         path: the folder.
         spec: what is computed.
         shard_size: pictures in a shard.
+        after_commit: called when a shard has been added, by whoever added it.
 
     Attributes:
         committed: shards whose rows are in the table.
         tally: the counts of exactly those.
     """
 
-    def __init__(self, path: Path, spec: IndexSpec, shard_size: int) -> None:
+    def __init__(
+        self, path: Path, spec: IndexSpec, shard_size: int, after_commit: Callable[[], None] = lambda: None
+    ) -> None:
         self.path = path
+        self.after_commit = after_commit
         self.spec = spec
         self.tallies = TallyFolder(path / TALLIES, Tally.from_state)
         table = open_table(path)
@@ -79,6 +83,7 @@ class StoreFolder:
             self.fold()
         if self._since_compaction >= COMPACT_EVERY:
             self.compact()
+        self.after_commit()
         give_back_memory()
 
     def _append(self, answers: Sequence[Answer], shard: int) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxvis.behaviour.index.rows import MANIFEST
 from onnxvis.behaviour.index.shard import IndexSpec
-from onnxvis.behaviour.index.store import FORMAT, MANIFEST
+from onnxvis.behaviour.index.store import FORMAT
 from onnxvis.errors import OutputError, UsageError
 
 if TYPE_CHECKING:

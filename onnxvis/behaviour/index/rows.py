@@ -13,9 +13,24 @@ from numpy.typing import NDArray
 
 from onnxvis.errors import DependencyError
 
-__all__ = ["PLAIN", "TABLE", "Answer", "PictureRow", "lance_module", "open_table", "read_rows", "to_table"]
+__all__ = [
+    "CONCEPTS",
+    "MANIFEST",
+    "PLAIN",
+    "TABLE",
+    "TALLIES",
+    "Answer",
+    "PictureRow",
+    "lance_module",
+    "open_table",
+    "read_rows",
+    "to_table",
+]
 
+MANIFEST = "manifest.json"
 TABLE = "pictures.lance"
+TALLIES = "tallies"
+CONCEPTS = "concepts"
 _TOP = ("index", "name", "score")
 PLAIN = ("id", "path", "sha256", "width", "height", "error", "label", "top")
 

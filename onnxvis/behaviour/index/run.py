@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,9 +21,10 @@ from onnxvis.behaviour.index.concepts import ConceptTally
 from onnxvis.behaviour.index.folder import StoreFolder, locked, stored_bytes
 from onnxvis.behaviour.index.layers import embedding_tap, unit_taps
 from onnxvis.behaviour.index.manifest import begin, describe, finish
-from onnxvis.behaviour.index.rows import lance_module
+from onnxvis.behaviour.index.remote import RemoteStore, is_remote
+from onnxvis.behaviour.index.rows import CONCEPTS, lance_module
 from onnxvis.behaviour.index.shard import IndexSpec, Partial, ReadPicture, Shard, index_shard
-from onnxvis.behaviour.index.store import CONCEPTS, Store
+from onnxvis.behaviour.index.store import Store
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import PictureError, UsageError
 from onnxvis.prediction import settle_batches
@@ -124,7 +126,8 @@ def index(
     Args:
         model: from :func:`onnxvis.load`.
         images: pictures, folders, or CSV files (see :func:`onnxvis.reading.list_pictures`).
-        out: folder of the store.
+        out: folder of the store, or its URL in object storage: then it grows in a folder of this machine, and is
+            published there every few shards and at the end.
         options: what to compute.
         command: how it was asked for, for the manifest.
         progress: called with (stage, done, total).
@@ -144,14 +147,18 @@ def index(
     masks = _open_masks(options.masks)
     prepare_model(model)
     shards = shards_of(pictures, options.shard_size)
-    path = Path(out)
+    remote = RemoteStore(str(out)) if is_remote(out) else None
+    path = Path(out) if remote is None else remote.working
     with locked(path):
+        if remote is not None:
+            remote.resume(progress)
         wanted = describe(model, spec, options.shard_size, _listing(pictures), command)
         manifest = begin(path, wanted)
-        folder = StoreFolder(path, spec, options.shard_size)
+        folder = StoreFolder(path, spec, options.shard_size, partial(_publish, remote))
         began, ran = time.perf_counter(), 0
         if not manifest["complete"]:
             folder.write_manifest(manifest)
+            _publish(remote)  # before the work, so that it is known that this can be written
             todo = [shard for shard in shards if shard.number not in folder.committed]
             if engine is None:
                 ran = _first_pass(model, spec, folder, todo, (len(pictures), options.workers), progress)
@@ -165,13 +172,25 @@ def index(
             failed = folder.count_failed()
             manifest = finish(manifest, folder.build_ann(len(pictures) - failed), len(pictures), failed, seconds)
             folder.write_manifest(manifest)
+        if remote is not None:
+            remote.publish(progress)
+            remote.sweep()
     count, failed = len(pictures), manifest["summary"]["failed"]
-    return Summary(Store.open(path), count, failed, ran, seconds, stored_bytes(path))
+    store = Store.in_folder(path, "" if remote is None else remote.shown)
+    return Summary(store, count, failed, ran, seconds, stored_bytes(path))
+
+
+def _publish(remote: RemoteStore | None) -> None:
+    """Between two commits: bring a store by URL up to what is committed here, if that is due."""
+    if remote is not None and remote.due():
+        remote.publish()
 
 
 def _check(options: IndexOptions, out: str) -> None:
-    if _URL.match(out):
-        raise UsageError(f"a store is a folder of this machine, and {out} is none: copy a finished store there.")
+    if _URL.match(out) and not is_remote(out):
+        raise UsageError(
+            f"{out} is no folder: a store by URL is given as text with two slashes, like s3://bucket/store."
+        )
     numbers = {"top_k": options.top_k, "batch_size": options.batch_size, "shard_size": options.shard_size}
     for name, number in numbers.items():
         if number < 1:
@@ -329,6 +348,7 @@ def _second_pass(
         progress("concepts", place, len(todo))
         if shard.number not in done:
             tallies.write(count_shard(model, spec, concepts, shard, files), shard.number)
+            folder.after_commit()
     progress("concepts", len(todo), len(todo))
     whole = tallies.read()
     assert whole is not None

@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 
 from onnxvis.behaviour.index.concepts import ConceptCounts, ConceptTally
 from onnxvis.behaviour.index.nearest import candidates, exact_nearest, matrix
+from onnxvis.behaviour.index.remote import RemoteStore, is_remote
+from onnxvis.behaviour.index.rows import CONCEPTS, MANIFEST, TALLIES, PictureRow, lance_module, open_table, read_rows
 from onnxvis.behaviour.index.rows import PLAIN as ROW_COLUMNS
-from onnxvis.behaviour.index.rows import PictureRow, lance_module, open_table, read_rows
 from onnxvis.behaviour.index.tally import LayerTally, Tally, TopPlaces
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import LayerError, OnnxvisError, UsageError, did_you_mean
+from onnxvis.progress import Progress, silent
 
-__all__ = ["ANN_FROM", "MANIFEST", "ConceptCounts", "Metric", "PictureRow", "Store", "TopPlaces"]
+__all__ = ["ANN_FROM", "ConceptCounts", "Metric", "PictureRow", "Store", "TopPlaces"]
 
 Metric = Literal["euclidean", "cosine"]
 
-MANIFEST = "manifest.json"
-TALLIES = "tallies"
-CONCEPTS = "concepts"
 FORMAT = 1
 ANN_FROM = 50_000
 """Vectors from which :meth:`Store.nearest` asks an approximate index instead of comparing with each."""
@@ -37,30 +36,46 @@ class Store:
     """What `onnxvis index` wrote. Open one with :meth:`open`.
 
     Attributes:
-        path: the folder.
+        path: the folder; of a store by URL that of its copy.
+        shown: where the store is, for people.
         manifest: the model, its file and preprocessing, the layers, the options, versions and the command.
         complete: whether every picture of the listing is in it; an incomplete one answers for those that are.
         layers: tensors whose units were counted.
         embedding_layer: the tensor that embeddings come from.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], shown: str = "") -> None:
         self.path = path
+        self.shown = shown or str(path)
         self.manifest = manifest
         self.complete = bool(manifest["complete"])
         self.layers: tuple[str, ...] = tuple(layer["tensor"] for layer in manifest["layers"])
         self.embedding_layer: str = manifest["embedding"]["tensor"]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Store:
-        """Open a store.
+    def open(cls, path: str | os.PathLike[str], progress: Progress = silent) -> Store:
+        """Open a store: a folder, or one by URL, which is copied to this machine first where it is not there yet.
+
+        Args:
+            path: of the folder, or the URL.
+            progress: called with (stage, done, total) while it is copied.
 
         Raises:
             OnnxvisError: it is not one, or was written by a later version.
             DependencyError: Lance is not installed.
         """
-        folder = Path(path)
         lance_module()
+        remote = RemoteStore(str(path)) if is_remote(path) else None
+        folder = Path(path) if remote is None else remote.fetch(progress)
+        return cls.in_folder(folder, "" if remote is None else remote.shown)
+
+    @classmethod
+    def in_folder(cls, folder: Path, shown: str = "") -> Store:
+        """Open the store in a folder.
+
+        Raises:
+            OnnxvisError: see :meth:`open`.
+        """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             version = manifest["onnxvis_store"]
@@ -71,7 +86,7 @@ class Store:
             raise OnnxvisError(f"{folder / MANIFEST} is not the manifest of a store ({error}). Index again.") from error
         if version != FORMAT:
             raise OnnxvisError(f"{folder} has store format {version}, this onnxvis reads {FORMAT}. Index again.")
-        return cls(folder, manifest)
+        return cls(folder, manifest, shown)
 
     # --- pictures --------------------------------------------------------------------------------
 

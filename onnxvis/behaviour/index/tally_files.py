@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.errors import OnnxvisError, OutputError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 
 __all__ = ["Counted", "TallyFolder", "pack", "unpack"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from onnxvis.errors import OutputError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 
 __all__ = ["load_state", "save_state"]
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxvis.behaviour.scouter.data import Samples
 from onnxvis.errors import ModelError, OutputError, PictureError, PreprocessingError, UsageError
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_atomic
 from onnxvis.methods.checkpoint import fingerprint
 from onnxvis.progress import Progress, silent
 

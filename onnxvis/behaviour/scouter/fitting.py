@@ -24,9 +24,9 @@ from onnxvis.behaviour.scouter.onnx_head import OLDEST_OPSET
 from onnxvis.behaviour.scouter.settings import HeadForm, HeadSettings, TrainingSettings
 from onnxvis.behaviour.scouter.training import Examples, Trained, train
 from onnxvis.behaviour.scouter.verifying import verify
-from onnxvis.errors import LayerError, OutputError, UsageError
+from onnxvis.errors import LayerError, UsageError
 from onnxvis.explaining import request
-from onnxvis.explanation import write_atomic
+from onnxvis.files import write_file
 from onnxvis.methods import LayerChoice
 from onnxvis.methods.checkpoint import fingerprint
 from onnxvis.methods.scouter import METADATA_KEY
@@ -66,11 +66,7 @@ class Fitted:
             OutputError: it cannot be written.
         """
         target = Path(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, self.proto.SerializeToString())
-        except (OSError, ValueError) as error:
-            raise OutputError(f"cannot write {target}: {error}.") from error
+        write_file(target, self.proto.SerializeToString())
         return target
 
 
