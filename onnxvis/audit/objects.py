@@ -107,7 +107,7 @@ class Objects:
         owners: dict[Key, str] = {}
         for path in dict.fromkeys(paths):
             key = _longest(_parts(path), by_last)
-            if key is None:
+            if not key:
                 continue
             if key in owners:
                 raise UsageError(
@@ -115,8 +115,8 @@ class Objects:
                     "the path in front of it, such as the folder."
                 )
             owners[key] = path
-        unused = ["/".join(key) for key in self.places if key not in owners]
-        return {path: self.places[key] for key, path in owners.items()}, unused
+        unused = ["/".join(name) for name in self.places if name not in owners]
+        return {path: self.places[name] for name, path in owners.items()}, unused
 
     def digest(self) -> str:
         """Fingerprint of all places, for deciding whether a result is of the same question."""
@@ -158,12 +158,12 @@ def read_objects(boxes: str | Path | None = None, masks: str | Path | None = Non
     return Objects(found, " and ".join(sources))
 
 
-def _longest(parts: Key, by_last: Mapping[str, Sequence[Key]]) -> Key | None:
-    """The longest name that a path ends with; names of masks have no ending."""
+def _longest(parts: Key, by_last: Mapping[str, Sequence[Key]]) -> Key:
+    """The longest name that a path ends with, empty where none is; names of masks have no ending."""
     bare = _bare(parts)
     fits = [key for key in by_last.get(parts[-1], ()) if parts[-len(key) :] == key]
     fits += [key for key in by_last.get(bare[-1], ()) if bare[-len(key) :] == key and key not in fits]
-    return max(fits, key=len, default=None)
+    return max(fits, key=len, default=())
 
 
 def _bare(key: Key) -> Key:

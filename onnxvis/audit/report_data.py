@@ -93,7 +93,7 @@ def metric_table(entries: Iterable[Mapping[str, Any]], methods: Sequence[str], m
     curves: dict[tuple[str, str], list[Any]] = {}
     gains: dict[tuple[str, str], list[float | None]] = {}
     for entry in entries:
-        chance = next((row["values"] for row in entry["metrics"] if row["method"] == CONTROL), {})
+        chance: Mapping[str, Any] = next((row["values"] for row in entry["metrics"] if row["method"] == CONTROL), {})
         for row in entry["metrics"]:
             for name, found in row["values"].items() if row["target"] == 0 else ():
                 key = (name, row["method"])

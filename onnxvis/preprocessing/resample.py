@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxvis.kernels.resize import resize_8bit
 from onnxvis.picture import Pixels
 
 __all__ = ["AxisTaps", "axis_taps", "made_whole", "resample_map", "resize_pixels"]
@@ -107,6 +108,10 @@ def resize_pixels(
         return pixels[top:bottom, left:right]
     from PIL import Image
 
+    if pixels.dtype == np.uint8:
+        quick = resize_8bit(np.asarray(pixels, np.uint8), resized, window, interpolation)
+        if quick is not None:
+            return quick
     method = Image.Resampling[interpolation.upper()]
     height, width = resized
     box: tuple[float, float, float, float] | None = None

@@ -22,6 +22,7 @@ from onnxvis.errors import OutputError, ResultExistsError, UsageError
 from onnxvis.explaining import explain
 from onnxvis.single_writer import single_writer
 
+MINUS = "\N{MINUS SIGN}"
 WHERE = ("pointing-game", "energy-pointing-game", "localization-iou")
 
 
@@ -146,10 +147,10 @@ def test_findings_say_better_worse_or_too_few() -> None:
     noise = "a map of noise on the same pictures."
     assert said == [
         ("good", f"M: Good (by +0.2, 95 % interval +0.1 to +0.3) is better than {noise}"),
-        ("bad", f"M: Alike (by 0, 95 % interval \N{MINUS SIGN}0.1 to +0.1) is not clearly better than {noise}"),
+        ("bad", f"M: Alike (by 0, 95 % interval {MINUS}0.1 to +0.1) is not clearly better than {noise}"),
         (
             "bad",
-            f"M: Bad (by \N{MINUS SIGN}0.2, 95 % interval \N{MINUS SIGN}0.3 to \N{MINUS SIGN}0.1) is worse than {noise}",
+            f"M: Bad (by {MINUS}0.2, 95 % interval {MINUS}0.3 to {MINUS}0.1) is worse than {noise}",
         ),
         ("note", f"M: Few is not compared with a map of noise: that takes {LEAST_PICTURES} pictures at least."),
     ]

@@ -325,9 +325,7 @@ def _named(state: bytes, shown: str) -> dict[str, tuple[str, int]]:
         version, files = data["onnxvis_remote_store"], data["files"]
         found = {str(name): (str(sha), int(size)) for name, (sha, size) in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OnnxvisError(
-            f"{shown}/{PUBLISHED} is not the list of a store ({error}): name another."
-        ) from error
+        raise OnnxvisError(f"{shown}/{PUBLISHED} is not the list of a store ({error}): name another.") from error
     if version != FORMAT:
         raise OnnxvisError(f"{shown} has format {version}, this onnxvis reads {FORMAT}. Index again.")
     for name, (sha, _) in found.items():

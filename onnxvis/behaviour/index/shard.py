@@ -14,6 +14,7 @@ from onnxvis.behaviour.index.layers import Tap
 from onnxvis.behaviour.index.rows import Answer, PictureRow
 from onnxvis.behaviour.index.tally import LayerTally, Tally
 from onnxvis.errors import ModelError, UsageError
+from onnxvis.kernels.resize import load_kernels
 from onnxvis.locations import redacted
 from onnxvis.prediction import Prediction, predictions, same_shape
 from onnxvis.reading import ListedPicture, Read, prepare_ahead
@@ -39,7 +40,7 @@ class IndexSpec:
         accuracy: largest relative error of quantiles.
         batch_size: pictures in one forward pass.
         keep_maps: keep every activation map, as float16.
-        compiled: count with the numba kernels, which take a second or two to load.
+        compiled: count and resize with the numba kernels, which take a second or two to load.
         top_classes: classes kept for each picture.
     """
 
@@ -117,6 +118,8 @@ def index_shard(model: Model, spec: IndexSpec, shard: Shard, reads: Iterable[Rea
     Raises:
         LayerError: a tensor cannot be read, or has another number of units on these pictures.
     """
+    if spec.compiled:
+        load_kernels()
     given = prepare_ahead(model, shard.pictures) if reads is None else iter(reads)
     partial = Partial([], Tally(frozenset([shard.number])))
     for tap in spec.layers:
