@@ -34,28 +34,58 @@ def _insert(top: Any, images: Any, places: Any, value: Any, image: int, place: i
 insert: Any = jit(_insert)
 
 
+def _order(pattern: Any) -> Any:
+    """A whole number that is larger where the float32 of this bit pattern is; NaN is the smallest, both zeros are 0."""
+    most, least = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+    size = pattern & most
+    ordered = pattern ^ ((pattern >> np.int32(31)) & most)
+    ordered = ordered if size > np.int32(0) else np.int32(0)
+    return ordered if size <= np.int32(0x7F800000) else least
+
+
+order: Any = jit(_order)
+
+
+# The positional arguments are many because a kernel takes arrays, not objects.
+
+
 def _keep_largest(
-    values: Any, numbers: Any, top: Any, images: Any, places: Any, one_per_image: bool, start: int, stop: int
+    values: Any,
+    numbers: Any,
+    top: Any,
+    images: Any,
+    places: Any,
+    one_per_image: bool,
+    grid: Any,
+    start: int,
+    stop: int,
 ) -> None:
     count, _, size = values.shape
+    width, columns = grid
+    bits, kept = values.view(np.int32), top.view(np.int32)
     last = top.shape[1] - 1
     nothing = np.float32(-np.inf)
+    lowest = np.int32(-0x7F800001)  # of minus infinity
     for unit in range(start, stop):
         for n in range(count):
             if one_per_image:
-                best = nothing
-                place = 0
+                # The largest first, which whole numbers tell without a branch; where it is, only if it is kept.
+                row = bits[n, unit]
+                best = np.int32(-0x80000000)
                 for p in range(size):
-                    if values[n, unit, p] > best:
-                        best = values[n, unit, p]
-                        place = p
-                if best > nothing and best >= top[unit, last]:
-                    insert(top[unit], images[unit], places[unit], best, numbers[n], place)
+                    best = max(best, order(row[p]))
+                if best > lowest and best >= order(kept[unit, last]):
+                    place = 0
+                    while order(row[place]) != best:
+                        place += 1
+                    at = place // width * columns + place % width
+                    insert(top[unit], images[unit], places[unit], values[n, unit, place], numbers[n], at)
             else:
                 for p in range(size):
                     value = values[n, unit, p]
                     if value > nothing and value >= top[unit, last]:
-                        insert(top[unit], images[unit], places[unit], value, numbers[n], p)
+                        at = p // width * columns + p % width
+                        insert(top[unit], images[unit], places[unit], value, numbers[n], at)
 
 
 keep_largest: Any = jit(_keep_largest)

@@ -38,6 +38,13 @@ def _bits(value: float) -> int:
     return int(np.float32(value).view(np.int32))
 
 
+def _numbers(ends: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The extremes ``(U, 2)`` of the kernel as numbers; infinities the wrong way round where there was no number."""
+    low, high = (ends ^ ((ends >> np.int32(31)) & _MAGNITUDE)).view(np.float32).T
+    none = ends[:, 0] > ends[:, 1]
+    return np.where(none, np.float32(np.inf), low), np.where(none, np.float32(-np.inf), high)
+
+
 def mantissa_bits(accuracy: float) -> int:
     """The fewest mantissa bits that keep the relative error of a quantile at or below ``accuracy``.
 
@@ -257,11 +264,11 @@ class Sketch:
         from onnxvis.kernels._sketch_compiled import count, extents
 
         bits, shift = values.view(np.int32), _MANTISSA - self.mantissa
-        limits = (_bits(SMALLEST), _bits(LARGEST))
+        limits = (np.int32(_bits(SMALLEST)), np.int32(_bits(LARGEST)))
         keys = np.empty((self.units, 4), np.int32)
-        ends = np.empty((self.units, 2), np.float32)
-        for_row_blocks(lambda start, stop: extents(values, bits, limits, keys, ends, start, stop), self.units)
-        self._meet(ends[:, 0], ends[:, 1])
+        ends = np.empty((self.units, 2), np.int32)
+        for_row_blocks(lambda start, stop: extents(bits, limits, keys, ends, start, stop), self.units)
+        self._meet(*_numbers(ends))
         for side, column in ((self._positive, 0), (self._negative, 2)):
             low, high = int(keys[:, column].min()), int(keys[:, column + 1].max())
             if low <= high:

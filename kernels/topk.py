@@ -53,13 +53,23 @@ class TopK:
         """How many are kept."""
         return int(self.values.shape[1])
 
-    def add(self, activations: ArrayLike, images: ArrayLike) -> None:
+    def add(
+        self,
+        activations: ArrayLike,
+        images: ArrayLike,
+        *,
+        grid: tuple[int, int] | None = None,
+        compiled: bool | None = None,
+    ) -> None:
         """Take in the activations of some images.
 
         Args:
             activations: ``(N, U, ...)``: images, units, places (none, for units without places). NaN and -inf are
                 left out.
             images: ``(N,)`` whole numbers of at least 0 that name the images. No image may be added twice.
+            grid: (columns of the map, columns to count with), for maps of several widths: row r, column c is then place
+                ``r * grid[1] + c``.
+            compiled: whether the numba kernel counts; ``None`` decides by the size. The answer is the same.
 
         Raises:
             UsageError: the shapes do not fit, or an image number is negative.
@@ -76,10 +86,11 @@ class TopK:
         if not given.size:
             return
         values = np.ascontiguousarray(given.reshape(*given.shape[:2], -1))
-        if values.size >= COMPILED_FROM:
-            self._add_compiled(values, numbers)
+        width, columns = grid or (values.shape[2], values.shape[2])
+        if values.size >= COMPILED_FROM if compiled is None else compiled:
+            self._add_compiled(values, numbers, (width, columns))
         else:
-            self._add(values, numbers)
+            self._add(values, numbers, (width, columns))
 
     def merge(self, other: TopK) -> None:
         """Take in what another one found on other images.
@@ -94,18 +105,18 @@ class TopK:
             )
         self._keep(other.values, other.images, other.places)
 
-    def _add(self, values: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
+    def _add(self, values: NDArray[np.float32], numbers: NDArray[np.int64], grid: tuple[int, int]) -> None:
         clean = np.where(np.isnan(values), np.float32(-np.inf), values)
         n, units, size = clean.shape
         if self.one_per_image:
             best = clean.argmax(axis=2)
             found = np.take_along_axis(clean, best[..., None], axis=2)[..., 0].T
-            self._keep(found, np.broadcast_to(numbers, (units, n)), best.T)
+            self._keep(found, np.broadcast_to(numbers, (units, n)), _placed(best.T, grid))
             return
         # Several at one image: no more than k of them can stay.
         for number, map in zip(numbers, clean, strict=True):
             place = np.argsort(-map, axis=1, kind="stable")[:, : self.k] if size > 1 else np.zeros((units, 1), int)
-            self._keep(np.take_along_axis(map, place, axis=1), np.full(place.shape, number), place)
+            self._keep(np.take_along_axis(map, place, axis=1), np.full(place.shape, number), _placed(place, grid))
 
     def _keep(self, values: NDArray[np.float32], images: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         values = np.concatenate([self.values, values], axis=1)
@@ -117,11 +128,16 @@ class TopK:
         self.images = np.take_along_axis(images, order, axis=1)
         self.places = np.take_along_axis(places, order, axis=1)
 
-    def _add_compiled(self, values: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
+    def _add_compiled(self, values: NDArray[np.float32], numbers: NDArray[np.int64], grid: tuple[int, int]) -> None:
         from onnxvis.kernels._jit import for_row_blocks
         from onnxvis.kernels._topk_compiled import keep_largest
 
         def work(start: int, stop: int) -> None:
-            keep_largest(values, numbers, self.values, self.images, self.places, self.one_per_image, start, stop)
+            keep_largest(values, numbers, self.values, self.images, self.places, self.one_per_image, grid, start, stop)
 
         for_row_blocks(work, self.units)
+
+
+def _placed(places: NDArray[np.int64], grid: tuple[int, int]) -> NDArray[np.int64]:
+    row, column = np.divmod(places, grid[0])
+    return np.asarray(row * grid[1] + column, np.int64)

@@ -43,7 +43,8 @@ def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Mode
     """Read a model from a path, from bytes, or take a ``ModelProto``.
 
     External data must lie in the folder of the file or below it; a path that leaves the folder, also
-    through a symbolic link, is refused.
+    through a symbolic link, is refused. Where the file itself is a link, as in the cache of Hugging Face, its data
+    may lie with what it points to.
 
     Raises:
         ModelError: missing, unreadable, truncated, not an ONNX model, weights missing or not numbers.
@@ -59,8 +60,10 @@ def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Mode
         proto = _parse(data, str(path))
     where = str(path) if path else "the model"
     _check_graph(proto, where)
-    external = _external_files(proto, path.parent if path else None, where)
+    external = _external_files(proto, path, where)
     folder = path.parent if path and external else None
+    if folder is not None and not all(_inside(file, folder) for file in external.values()):
+        proto, folder = _with_linked(proto, external), None  # onnxruntime follows no link out of the folder
     _check_weights(proto, folder, where)
     digests = {name: _digest(file) for name, file in external.items()}
     return ModelFile(proto, path, folder, hashlib.sha256(data).hexdigest(), digests)
@@ -167,20 +170,20 @@ def _is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.HasField("data_location") and tensor.data_location == TensorProto.EXTERNAL)
 
 
-def _external_files(proto: onnx.ModelProto, folder: Path | None, where: str) -> dict[str, Path]:
+def _external_files(proto: onnx.ModelProto, path: Path | None, where: str) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for tensor in _tensors(proto.graph):
         if not _is_external(tensor):
             continue
         info = {entry.key: entry.value for entry in tensor.external_data}
         name = info.get("location", "")
-        if folder is None:
+        if path is None:
             raise ModelError(
                 f"weight {tensor.name!r} is stored in an external file ({name!r}), but the model was given without "
                 "a path. Open the .onnx file by its path, or load the weights into it first."
             )
         if name not in files:
-            files[name] = _safe_path(folder, name, tensor.name, where)
+            files[name] = _safe_path(path, name, tensor.name, where)
         end = int(info.get("offset", 0) or 0) + int(info.get("length", 0) or 0)
         size = files[name].stat().st_size
         if end > size:
@@ -191,21 +194,40 @@ def _external_files(proto: onnx.ModelProto, folder: Path | None, where: str) -> 
     return files
 
 
-def _safe_path(folder: Path, name: str, tensor: str, where: str) -> Path:
-    root = folder.resolve()
-    file = folder / name
-    inside = not Path(name).is_absolute() and file.resolve().is_relative_to(root)
-    if not name or not inside or "\x00" in name:
+def _safe_path(path: Path, name: str, tensor: str, where: str) -> Path:
+    homes = [path.parent, *([path.resolve().parent] if path.is_symlink() else [])]
+    relative = bool(name) and "\x00" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
+    found = next((home / name for home in homes if relative and (home / name).is_file()), path.parent / name)
+    if not relative or not any(_inside(found, home) for home in homes):
         raise ModelError(
             f"{where}: weight {tensor!r} points to external data outside the model's folder ({name!r}); that is "
             "refused for safety. Put the data file beside the .onnx file and save the model with a relative name."
         )
-    if not file.is_file():
+    if not found.is_file():
         raise ModelError(
-            f"{where}: external data file {name!r} is missing from {folder} (weight {tensor!r} is stored in it). "
+            f"{where}: external data file {name!r} is missing from {path.parent} (weight {tensor!r} is stored in it). "
             "Copy it beside the .onnx file."
         )
-    return file
+    return found
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
+
+
+def _with_linked(proto: onnx.ModelProto, files: Mapping[str, Path]) -> onnx.ModelProto:
+    """The graph with the weights of its external files in memory."""
+    loaded = onnx.ModelProto()
+    loaded.CopyFrom(proto)
+    for tensor in _tensors(loaded.graph):
+        if _is_external(tensor):
+            info = {entry.key: entry.value for entry in tensor.external_data}
+            with files[info["location"]].open("rb") as stream:
+                stream.seek(int(info.get("offset", 0) or 0))
+                tensor.raw_data = stream.read(int(info["length"]) if info.get("length") else -1)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    return loaded
 
 
 def _check_weights(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from onnxvis.audit.replay_compare import (
     compare_map,
     compare_model,
     compare_preprocessing,
+    compare_statements,
     compare_versions,
 )
+from onnxvis.audit.replay_report import compare_report
 from onnxvis.audit.replay_setup import Found, Setup, Setups, find_picture
 from onnxvis.errors import OnnxvisError, UsageError
 from onnxvis.explaining import Settings, explain_prepared, request
@@ -45,6 +47,9 @@ TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 1e-2
 """Largest distance of two maps that agree, as a part of the map's size (Euclidean norms), for methods that only run the
 network and for those that differentiate it: where another batch size moves an activation across a kink, its float32
 gradient changes by that much."""
+
+# What plain data of a wrong type or size gives where it is used.
+_DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError, MemoryError)
 
 IDENTICAL, AGREES, DISAGREES, UNREPEATABLE = "identical", "agrees", "disagrees", "cannot be repeated"
 
@@ -93,20 +98,22 @@ class Replay:
     Attributes:
         results: one for each manifest.
         in_all: how many manifests there were to choose from.
+        report: what in a report does not follow from its own data.
     """
 
     results: tuple[Replayed, ...]
     in_all: int
+    report: tuple[Difference, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        """Whether every map was repeated and agrees."""
-        return all(r.outcome in (IDENTICAL, AGREES) for r in self.results)
+        """Whether every map was repeated and agrees, and so does the report."""
+        return not self.report and all(r.outcome in (IDENTICAL, AGREES) for r in self.results)
 
     @property
     def disagrees(self) -> bool:
         """Whether anything was found to differ."""
-        return any(r.outcome == DISAGREES for r in self.results)
+        return bool(self.report) or any(r.outcome == DISAGREES for r in self.results)
 
     def count(self, outcome: str) -> int:
         """How many came out so."""
@@ -160,7 +167,8 @@ def replay(
         report("maps", number, len(chosen))
         results.append(_one(path, audit, setups, root, tolerance))
     report("maps", len(chosen), len(chosen))
-    return Replay(tuple(results), len(paths))
+    stated = () if audit is None else compare_report(_folder(Path(what)), audit)
+    return Replay(tuple(results), len(paths), tuple(stated))
 
 
 def _manifests(what: Path) -> tuple[list[Path], dict[str, Any] | None]:
@@ -173,14 +181,28 @@ def _manifests(what: Path) -> tuple[list[Path], dict[str, Any] | None]:
     if audit_file.is_file():
         audit = _read(audit_file)
         try:
-            paths = [what / m["folder"] / "manifest.json" for entry in audit["entries"] for m in entry["maps"]]
-        except (KeyError, TypeError):
+            folders = [str(m["folder"]) for entry in audit["entries"] for m in entry["maps"]]
+        except (KeyError, TypeError, AttributeError):
             raise UsageError(f"{audit_file} is not the data of an audit of onnxvis.") from None
+        outside = next((name for name in folders if not _inside(name)), None)
+        if outside is not None:
+            raise UsageError(f"{audit_file} names a map outside of its folder ({outside[:80]!r}): it was changed.")
+        paths = [what / name / "manifest.json" for name in folders]
     else:
         audit, paths = None, sorted(what.rglob("manifest.json"))
     if not paths:
         raise UsageError(f"{what} holds no manifest.json. Name one, or a folder of 'onnxvis explain' or 'audit'.")
     return paths, audit
+
+
+def _folder(what: Path) -> Path:
+    """The folder of a report that is named by one of its files."""
+    return what.parent if what.is_file() else what
+
+
+def _inside(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return bool(parts) and parts[0] == "maps" and ".." not in parts
 
 
 def _read(path: Path) -> Any:
@@ -196,14 +218,14 @@ def _one(
     try:
         manifest = _read(path)
         title = _title(manifest)
-    except (UsageError, KeyError, TypeError) as error:
+    except (UsageError, *_DAMAGED) as error:
         text = str(error) if isinstance(error, UsageError) else f"not a manifest of onnxvis (no {error})"
         return Replayed(str(path), path.parent.name, UNREPEATABLE, (Difference("manifest", text),))
     try:
         return _repeat(path, manifest, title, audit, setups, root, tolerance)
     except OnnxvisError as error:
         return Replayed(str(path), title, UNREPEATABLE, (Difference("run", str(error)),))
-    except (KeyError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         text = f"the manifest is damaged or of another version ({type(error).__name__}: {error})"
         return Replayed(str(path), title, UNREPEATABLE, (Difference("manifest", text),))
 
@@ -233,6 +255,8 @@ def _repeat(
     differences += compare_answers(manifest, explanation, same_inputs)
     usual = GRADIENT_TOLERANCE if get_method(manifest["method"]).needs_gradient else TOLERANCE
     bound = usual if tolerance is None else tolerance
+    if same_inputs:
+        differences += compare_statements(manifest, explanation, bool(len(setup.model.labels)))
     found = compare_map(path, manifest, audit, explanation.attribution, bound)
     differences += [*found.differences, *compare_versions(manifest)]
     differences.sort(key=lambda d: not d.serious)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxvis._version import __version__
 from onnxvis.audit.report_model import weight_changes
 from onnxvis.errors import PreprocessingError
 from onnxvis.preprocessing import Preprocessing
@@ -27,10 +30,14 @@ __all__ = [
     "compare_map",
     "compare_model",
     "compare_preprocessing",
+    "compare_statements",
     "compare_versions",
+    "differing",
+    "plain",
 ]
 
 _ANSWER_TOLERANCE = 1e-3
+_NUMBERS, _SMALL = 0.02, 1e-4
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Difference:
     """Something that is not as recorded.
 
     Attributes:
-        what: "model", "output", "picture", "preprocessing", "answer", "map", "file", "versions", "manifest" or "run".
+        what: "model", "output", "picture", "preprocessing", "answer", "map", "file", "versions", "manifest", "report"
+            or "run".
         text: one sentence.
         serious: whether it makes the result disagree; other versions alone do not.
     """
@@ -148,6 +156,81 @@ def compare_answers(manifest: Mapping[str, Any], explanation: Explanation, same_
     return [Difference("answer", text)]
 
 
+def compare_statements(manifest: Mapping[str, Any], explanation: Explanation, labelled: bool) -> list[Difference]:
+    """Everything else that a manifest says of a map: target, units, scale, layer, geometry, probabilities, parity.
+
+    Args:
+        manifest: the recorded one.
+        explanation: the repeated one, of the same model, picture and preprocessing.
+        labelled: whether the class names are known now.
+    """
+    now = plain(explanation.manifest())
+    same_version = (manifest["provenance"].get("versions") or {}).get("onnxvis") == __version__
+    names = ["target", "map", "layer", "geometry", "prediction"]
+    pairs = {name: (manifest[name], now[name]) for name in names}
+    pairs["picture"] = (_only(manifest["picture"], ("size",)), now["picture"])
+    pairs["parity"] = (_only(manifest["parity"], ("passed",)), now["parity"])
+    left_out = {"spec", "number", "sha256", "reason"} | (set() if labelled else {"name", "label"})
+    left_out |= set() if same_version else {"units", "note"}
+    found = [
+        text
+        for name, (then, there) in pairs.items()
+        for text in differing(_without(then, left_out), _without(there, left_out), name, _NUMBERS, _SMALL)
+    ]
+    text = f"it states something else than is found now: {'; '.join(found[:3])}"
+    return [Difference("manifest", text)] if found else []
+
+
+def _only(section: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:
+    return None if section is None else {name: section[name] for name in names}
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without(v, names) for k, v in value.items() if k not in names}
+    return [_without(v, names) for v in value] if isinstance(value, list) else value
+
+
+def differing(then: Any, now: Any, name: str = "", relative: float = 1e-9, absolute: float = 1e-12) -> Iterator[str]:
+    """Where two pieces of plain data differ, by name; what only ``now`` has does not count.
+
+    Args:
+        then: recorded.
+        now: found now.
+        name: of the whole.
+        relative: by how much numbers may differ, as a part of the larger one.
+        absolute: by how much at least.
+    """
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for key, value in then.items():
+            if key not in now:
+                yield f"{name} {key} ({_short(value)} stated, nothing found)".strip()
+            else:
+                yield from differing(value, now[key], f"{name} {key}".strip(), relative, absolute)
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        for number, (a, b) in enumerate(zip(then, now, strict=True), 1):
+            yield from differing(a, b, f"{name} {number}", relative, absolute)
+    elif _is_number(then) and _is_number(now):
+        if not math.isclose(then, now, rel_tol=relative, abs_tol=absolute):
+            yield f"{name} ({then:.6g} stated, {now:.6g} found)"
+    elif then != now:
+        yield f"{name} ({_short(then)} stated, {_short(now)} found)"
+
+
+def plain(data: Any) -> Any:
+    """The same as it comes back from JSON."""
+    return json.loads(json.dumps(data, default=str))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:59] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def compare_map(
     path: Path, manifest: Mapping[str, Any], audit: Mapping[str, Any] | None, values: np.ndarray, tolerance: float
 ) -> ComparedMap:
@@ -204,7 +287,7 @@ def _saved(file: Path, manifest: Mapping[str, Any]) -> tuple[np.ndarray | None, 
     expected = (manifest.get("files") or {}).get("attribution.npy")
     try:
         values = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-    except ValueError:
+    except (ValueError, MemoryError, EOFError):
         return None, f"{file} is damaged"
     if expected is not None and hashlib.sha256(data).hexdigest() != expected:
         return values, f"{file} was changed after it was written"

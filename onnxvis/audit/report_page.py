@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from onnxvis._version import __version__
 from onnxvis.audit.report_charts import curve_chart, dot_chart
 from onnxvis.audit.report_maps import entry_maps, shared_limits
-from onnxvis.audit.report_state import ReportFolder
+from onnxvis.audit.report_state import FinishedFolder
 from onnxvis.audit.report_unit import CONTROL, TRUTH
 from onnxvis.audit.report_words import (
     OBJECTS,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
 
-__all__ = ["PAGE_BYTES", "write_page"]
+__all__ = ["PAGE_BYTES", "page_pieces", "write_page"]
 
 PAGE_BYTES = 40_000_000
 """About the most that pictures and maps may take on the page; maps are shown smaller where they would take more."""
@@ -68,7 +68,7 @@ class _Card:
     data: Markup
 
 
-def write_page(folder: ReportFolder, data: Mapping[str, Any]) -> Path:
+def write_page(folder: FinishedFolder, data: Mapping[str, Any]) -> Path:
     """Write ``index.html`` of an audit, whole or not at all.
 
     Args:
@@ -84,7 +84,7 @@ def write_page(folder: ReportFolder, data: Mapping[str, Any]) -> Path:
         handle, name = tempfile.mkstemp(prefix=".index.", dir=folder.out)
         partial = Path(name)
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as stream:
-            for piece in _environment().get_template("report_page.html").generate(_values(folder, data)):
+            for piece in page_pieces(folder, data):
                 stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
@@ -98,7 +98,16 @@ def write_page(folder: ReportFolder, data: Mapping[str, Any]) -> Path:
     return target
 
 
-def _values(folder: ReportFolder, data: Mapping[str, Any]) -> dict[str, Any]:
+def page_pieces(folder: FinishedFolder, data: Mapping[str, Any]) -> Iterator[str]:
+    """The page in pieces, as it is written; the same data give the same page.
+
+    Raises:
+        OutputError: a map is missing.
+    """
+    return _environment().get_template("report_page.html").generate(_values(folder, data))
+
+
+def _values(folder: FinishedFolder, data: Mapping[str, Any]) -> dict[str, Any]:
     titles = {m["name"]: m["title"] for m in data["methods"]} | {CONTROL: _CHANCE, OBJECTS: _PLACES}
     side = _map_side(folder, data)
     return {
@@ -119,7 +128,7 @@ def _values(folder: ReportFolder, data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _map_side(folder: ReportFolder, data: Mapping[str, Any]) -> int:
+def _map_side(folder: FinishedFolder, data: Mapping[str, Any]) -> int:
     """The largest side at which the maps of all pictures fit, judged by the first ones."""
     entries = data["entries"]
     sample = entries[:_SAMPLE]
@@ -133,7 +142,7 @@ def _map_side(folder: ReportFolder, data: Mapping[str, Any]) -> int:
     return _SIDES[-1]
 
 
-def _cards(folder: ReportFolder, data: Mapping[str, Any], side: int) -> Iterator[_Card]:
+def _cards(folder: FinishedFolder, data: Mapping[str, Any], side: int) -> Iterator[_Card]:
     order = {m["name"]: k for k, m in enumerate(data["methods"])}
     for number, entry in enumerate(data["entries"]):
         x0, y0, x1, y1 = _visible(entry)

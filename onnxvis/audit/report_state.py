@@ -25,7 +25,7 @@ from onnxvis.files import write_atomic
 from onnxvis.locations import holder, is_location, location_name
 from onnxvis.names import slug
 
-__all__ = ["FinishedMap", "FinishedPicture", "ReportFolder", "entry_name", "map_folder", "plain_json"]
+__all__ = ["FinishedFolder", "FinishedMap", "FinishedPicture", "ReportFolder", "entry_name", "map_folder", "plain_json"]
 
 _LONGEST_NAME = 48
 
@@ -86,7 +86,22 @@ class FinishedPicture:
     maps: tuple[FinishedMap, ...] = field(repr=False)
 
 
-class ReportFolder:
+class FinishedFolder:
+    """The folder of an audit, to be read.
+
+    Args:
+        out: the folder.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out = Path(out)
+
+    def picture(self, path: str) -> bytes:
+        """The picture as the page shows it."""
+        return (self.out / "maps" / entry_name(path) / "picture.webp").read_bytes()
+
+
+class ReportFolder(FinishedFolder):
     """The files of one audit.
 
     Args:
@@ -100,7 +115,7 @@ class ReportFolder:
     """
 
     def __init__(self, out: str | os.PathLike[str], settings: Mapping[str, Any], overwrite: bool = False) -> None:
-        self.out = Path(out)
+        super().__init__(out)
         self._state = self.out / "state"
         stated = json.loads(plain_json(settings))
         file = self._state / "settings.json"
@@ -168,10 +183,6 @@ class ReportFolder:
         folder = Path("maps") / entry_name(picture.path)
         self._put(folder / "picture.webp", picture.picture)
         self._put(folder / "entry.json", plain_json(picture.entry))
-
-    def picture(self, path: str) -> bytes:
-        """The picture as the page shows it."""
-        return (self.out / "maps" / entry_name(path) / "picture.webp").read_bytes()
 
     # --- the rest --------------------------------------------------------------------------------
 

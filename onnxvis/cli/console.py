@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from onnxvis.errors import OnnxvisError
-from onnxvis.progress import Progress
+from onnxvis.progress import Progress, silent
 
-__all__ = ["err", "out", "progress_bar", "run", "say_error"]
+__all__ = ["err", "out", "pace_text", "progress_bar", "run", "say_error", "visible"]
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_WIDE, _BAR, _SHORT_BAR = 100, 40, 16
+_AVERAGED = 300.0  # seconds over which the pace is a mean: results of actors come in bursts
 
 
 def say_error(error: BaseException | str) -> None:
@@ -61,27 +64,51 @@ def run(arguments: list[str] | None) -> int:
 
 @contextlib.contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """A bar with the time left on stderr; silent when stderr is not a terminal or ``quiet`` is asked for."""
+    """Bars on stderr with pace, failures and time left; silent where that is no terminal, or ``quiet`` is asked for."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     if quiet or not err.is_terminal:
-        yield lambda stage, done, total: None
+        yield silent
         return
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(_BAR if err.width >= _WIDE else _SHORT_BAR),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("[red]{task.fields[failed]}"),
     )
-    with Bar(*columns, console=err, transient=True) as bar:
-        tasks: dict[str, Any] = {}
+    with Bar(*columns, console=err, transient=True, speed_estimate_period=_AVERAGED) as bar:
+        yield _Bars(bar)
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
 
-        yield report
+class _Bars:
+    """One bar for each stage."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=total, completed=done, pace="", failed="")
+        task = self._tasks[stage]
+        self._bar.update(task, completed=done, total=total)
+        speed = next((one.speed for one in self._bar.tasks if one.id == task), None)
+        self._bar.update(task, pace=pace_text(speed))
+
+    def failed(self, stage: str, count: int) -> None:
+        if count and stage in self._tasks:
+            self._bar.update(self._tasks[stage], failed=f"{count:,} failed")
+
+
+def pace_text(speed: float | None) -> str:
+    """Steps a second in few characters; where they are slower than that, seconds for each."""
+    if not speed:
+        return ""
+    if speed < 1:
+        return f"{1 / speed:.3g} s each"
+    return f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.3g}/s"

@@ -21,7 +21,7 @@ from onnxvis.gallery import page_data
 from onnxvis.methods import method_names
 from onnxvis.model import Model
 from onnxvis.picture_files import picture_files
-from onnxvis.progress import Progress
+from onnxvis.progress import Progress, report_failed
 from onnxvis.render.page import PagePicture, build_page
 
 if TYPE_CHECKING:
@@ -156,13 +156,15 @@ def _results(
         found = (explain_chunk(job.model, chunk, work) for chunk in chunks)
     else:
         found = engine.chunks(job.model, work, chunks)
-    done = 0
+    done = failed = 0
     with contextlib.closing(found):
         for results in found:
             for result in results:
                 done += 1
+                failed += isinstance(result, Failed)
                 yield result
                 progress("pictures", done, len(items))
+                report_failed(progress, "pictures", failed)
 
 
 def _take(job: Job, result: Kept | Failed, total: int, run: _Run) -> None:

@@ -55,6 +55,8 @@ def run_replay(job: ReplayJob) -> int:
     for result in found.results:
         if not job.quiet or result.outcome not in (IDENTICAL, AGREES):
             _say(result, said)
+    for difference in found.report:
+        out.print(f"[red]the report disagrees with itself[/]: {escape(visible(difference.text))}")
     _say_sum(found)
     if job.json is not None:
         _write(job.json, found)
@@ -90,6 +92,7 @@ def _write(path: Path, found: Replay) -> None:
     data = {
         "agrees": found.agrees,
         "manifests": found.in_all,
+        "report": [vars(difference) for difference in found.report],
         "results": [result.to_dict() for result in found.results],
     }
     text = json.dumps(data, indent=1, ensure_ascii=False)

@@ -40,6 +40,8 @@ class ClusterOptions:
         cpus: processors of each, which is also the number of its threads.
         gpus: of each; a fraction shares one.
         in_flight: items that wait at each actor, the one it works on included.
+        fan_in: shards of an index that an actor brings together before it hands them over; ``None`` for one, and more
+            while the process that commits is behind.
     """
 
     address: str | None = None
@@ -47,10 +49,13 @@ class ClusterOptions:
     cpus: int = 1
     gpus: float = 0.0
     in_flight: int = 2
+    fan_in: int | None = None
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:
             raise UsageError(f"the number of actors is at least 1, not {self.actors}.")
+        if self.fan_in is not None and self.fan_in < 1:
+            raise UsageError(f"an actor brings at least 1 shard together, not {self.fan_in}.")
         if self.cpus < 1 or self.gpus < 0 or self.in_flight < 1:
             raise UsageError("an actor has at least one processor, no less than 0 GPUs, and one item in flight.")
 
@@ -115,6 +120,7 @@ class RayPool:
 
     Attributes:
         pace: what was done so far.
+        backlog: finished items that wait to be taken, for each actor, when the last one was taken.
 
     Raises:
         DependencyError: Ray is not installed.
@@ -128,6 +134,7 @@ class RayPool:
         self._started = False
         self._connect()
         self.pace = Pace(actors=self._room())
+        self.backlog = 0.0
         recipe = Recipes.of(model) if isinstance(model, tuple) else Recipe.of(model)
         self._recipe = self._ray.put(recipe)  # held: an actor that is restarted asks for it again
         threads = {name: str(self.options.cpus) for name in ("ONNXVIS_THREADS", "OMP_NUM_THREADS")}
@@ -210,6 +217,7 @@ class RayPool:
                 for reference in done:
                     number = pending.pop(reference)
                     result = self._taken(reference, number)
+                    self.backlog = self._waiting(pending) / self.pace.actors
                     self._submit(number, work, source, shared, pending)
                     self.pace.seconds = before + time.perf_counter() - began
                     yield result
@@ -224,6 +232,10 @@ class RayPool:
         for item in source:
             pending[self._actors[number].run.remote(work, item, shared)] = number
             return
+
+    def _waiting(self, pending: dict[Any, int]) -> int:
+        """How many items are finished."""
+        return len(self._ray.wait(list(pending), num_returns=len(pending), timeout=0)[0]) if pending else 0
 
     def _taken(self, reference: Any, number: int) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from onnxvis.behaviour.index import folder as index_folder
 from onnxvis.behaviour.index.concept_pass import count_shard
 from onnxvis.behaviour.index.folder import StoreFolder, locked
 from onnxvis.behaviour.index.run import IndexOptions, index
+from onnxvis.behaviour.index.shard import IndexSpec, Partial, Shard, index_shard
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.cli import main
 from onnxvis.errors import OnnxvisError, OutputError, UsageError
@@ -115,6 +117,37 @@ def test_cut_off_at_every_step_of_a_commit(
     assert store.complete
     assert store.fingerprint() == whole.fingerprint()
     assert len(list((tmp_path / "s" / "tallies").iterdir())) == 1
+
+
+class Merging:
+    """An engine whose actors hand over the shards of a pass three at a time, the last ones first."""
+
+    def partials(self, model: onnxvis.Model, spec: IndexSpec, shards: Sequence[Shard]) -> Iterator[Partial]:
+        for start in reversed(range(0, len(shards), 3)):
+            whole = Partial()
+            for shard in shards[start : start + 3]:
+                whole.merge(index_shard(model, spec, shard))
+            yield whole
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize(("owner", "name"), PLACES, ids=[name for _, name in PLACES])
+def test_merged_shards_are_cut_off_at_every_step(
+    place: Path, model: onnxvis.Model, whole: Store, tmp_path: Path, owner: Any, name: str
+) -> None:
+    images = [str(place / "pictures")]
+    for call, after in ((1, False), (2, True), (3, False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, cut_off(getattr(owner, name), call, after))
+            with contextlib.suppress(Killed):
+                index(model, images, tmp_path / "s", OPTIONS, engine=Merging())
+        rest = Merging() if after else None  # the other engine goes on with what is there
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StoreFolder, "_append", cut_off(StoreFolder._append, 2, True))
+            with contextlib.suppress(Killed):
+                index(model, images, tmp_path / "s", OPTIONS, engine=rest)
+    store = index(model, images, tmp_path / "s", OPTIONS).store
+    assert store.fingerprint() == whole.fingerprint()
 
 
 @pytest.mark.usefixtures("often")

@@ -108,13 +108,13 @@ def test_a_folder_counts_what_is_committed_and_nothing_else(tmp_path: Path):
     folder = TallyFolder(tmp_path / "t", Tally.from_state)
     assert folder.read([]) is None
     for shard in (0, 1, 3):
-        folder.write(parts[shard], shard)
+        folder.write(parts[shard])
     read = folder.read([0, 1])
     assert read is not None
     assert_same(read, Tally.of(parts[:2]))
     folder.fold(read)
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["merged-0.tally", "shard-3.tally"]
-    folder.write(parts[1], 1)  # as an interrupted fold leaves it
+    folder.write(parts[1])  # as an interrupted fold leaves it
     again = folder.read([0, 1, 3])
     assert again is not None
     assert again.shards == {0, 1, 3}
@@ -126,6 +126,34 @@ def test_a_folder_counts_what_is_committed_and_nothing_else(tmp_path: Path):
         folder.read([0, 1])
 
 
+def test_shards_that_are_committed_at_once_count_together_or_not_at_all(tmp_path: Path):
+    maps = random_maps(np.random.default_rng(1), 2, 10)
+    parts = [tally_of(s, [2 * s, 2 * s + 1], maps, 2, 3) for s in range(5)]
+    folder = TallyFolder(tmp_path / "t", Tally.from_state)
+    folder.write(Tally.of(parts[1:4]))
+    folder.write(parts[0])
+    names = ["shard-0.tally", "shard-1+2+3.tally"]
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == names
+    assert folder.on_disk() == {0, 1, 2, 3}
+    both = folder.read([0, 1, 2, 3])
+    assert both is not None
+    assert_same(both, Tally.of(parts[:4]))
+    alone = folder.read([0])
+    assert alone is not None
+    assert_same(alone, parts[0])
+    with pytest.raises(OnnxvisError, match=r"does not belong to the rows beside it \(shards \[1, 2\]\)"):
+        folder.read([0, 1, 2])
+    folder.forget([1, 2])
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == names
+    folder.forget([1, 2, 3])
+    assert folder.on_disk() == {0}
+    folder.write(Tally.of(parts[1:3]))
+    again = folder.read([0, 1, 2])
+    assert again is not None
+    folder.fold(again)
+    assert [p.name for p in (tmp_path / "t").iterdir()] == ["merged-0.tally"]
+
+
 def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(path, data):
         raise OSError(28, "No space left on device")
@@ -133,7 +161,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path: Path, monkeypatch
     monkeypatch.setattr("onnxvis.behaviour.index.tally_files.write_atomic", full)
     folder = TallyFolder(tmp_path / "t", Tally.from_state)
     with pytest.raises(OutputError, match=r"No space left on device.*same command again"):
-        folder.write(tally_of(0, [0], random_maps(np.random.default_rng(1), 2, 1), 2, 3), 0)
+        folder.write(tally_of(0, [0], random_maps(np.random.default_rng(1), 2, 1), 2, 3))
     assert list((tmp_path / "t").iterdir()) == []
 
 

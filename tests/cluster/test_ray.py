@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -20,14 +21,17 @@ from support.ray_work import always_die, die_once, refuse
 import onnxvis
 from onnxvis.cli import main
 from onnxvis.errors import OnnxvisError, UsageError
+from onnxvis.reading import list_pictures
 
 pytest.importorskip("ray", reason="the engine needs the extra 'ray'")
 pytest.importorskip("lance", reason="the store of `onnxvis index` needs the extra 'index'")
 
 from onnxvis.behaviour.index import Store
-from onnxvis.behaviour.index.run import IndexOptions, index
-from onnxvis.cluster import ClusterOptions, RayPool, Recipe
-from onnxvis.cluster.indexing import RayIndexing
+from onnxvis.behaviour.index.layers import embedding_tap, unit_taps
+from onnxvis.behaviour.index.run import IndexOptions, index, shards_of
+from onnxvis.behaviour.index.shard import IndexSpec
+from onnxvis.cluster import ClusterOptions, Pace, RayPool, Recipe
+from onnxvis.cluster.indexing import RayIndexing, most_together
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 COUNT = 24
@@ -56,16 +60,16 @@ def whole(place: Path, model: onnxvis.Model) -> Store:
     return index(model, [str(place / "pictures")], place / "whole", OPTIONS).store
 
 
-@pytest.mark.parametrize("actors", [1, 2])
+@pytest.mark.parametrize(("actors", "fan_in"), [(1, 5), (2, 1)])
 def test_the_store_is_that_of_the_local_engine(
-    place: Path, model: onnxvis.Model, whole: Store, tmp_path: Path, actors: int
+    place: Path, model: onnxvis.Model, whole: Store, tmp_path: Path, actors: int, fan_in: int
 ) -> None:
-    engine = RayIndexing(ClusterOptions(actors=actors))
+    engine = RayIndexing(ClusterOptions(actors=actors, fan_in=fan_in))
     done = index(model, [str(place / "pictures")], tmp_path / "s", OPTIONS, engine=engine)
     assert done.store.complete
     assert done.failed == 1
     assert done.store.fingerprint() == whole.fingerprint()
-    assert engine.pace.items == COUNT // 2
+    assert engine.pace.items == -(-COUNT // 2 // fan_in)
     assert set(engine.pace.busy) == set(range(actors))
     assert set(engine.pace.stages) == {"reading", "running and counting"}
     again = RayIndexing(ClusterOptions(actors=actors))
@@ -88,6 +92,40 @@ def test_errors_of_the_work_are_ours(model: onnxvis.Model, monkeypatch: pytest.M
         pytest.raises(OnnxvisError, match="an actor died 2 times on one piece of work"),
     ):
         list(pool.run(always_die, [1]))
+
+
+class Pool:
+    """Says how far the process that commits is behind."""
+
+    def __init__(self, backlogs: Sequence[float], actors: int = 1) -> None:
+        self._backlogs = iter([*backlogs, *[0.0] * 99])
+        self.pace = Pace(actors=actors)
+
+    @property
+    def backlog(self) -> float:
+        return next(self._backlogs)
+
+
+def test_actors_bring_more_shards_together_while_the_driver_is_behind(model: onnxvis.Model, place: Path) -> None:
+    def sizes(backlogs: Sequence[float], count: int, **options: Any) -> list[int]:
+        shards = shards_of(pictures * 9, 2)[:count]
+        engine = RayIndexing(ClusterOptions(**options))
+        groups = list(engine._groups(cast("Any", Pool(backlogs)), spec, shards))
+        assert [shard.number for group in groups for shard in group] == list(range(count))
+        return [len(group) for group in groups]
+
+    pictures = list_pictures([str(place / "pictures")])
+    spec = IndexSpec(unit_taps(model, ("auto",)), embedding_tap(model, None))
+    assert sizes([0] * 9, 6) == [1] * 6
+    assert sizes([2] * 5, 100)[:8] == [2, 4, 8, 16, 16, 8, 4, 2]
+    assert max(sizes([2] * 99, 100)) == 16
+    assert sizes([2] * 99, 100)[-2:] == [1, 1]  # so that all actors end at the same time
+    assert sizes([], 7, fan_in=3) == [3, 3, 1]
+    assert most_together(spec, 256) == 16
+    assert most_together(spec, 1024) == 4
+    assert most_together(spec, 9999) == 1
+    with pytest.raises(UsageError, match="at least 1 shard"):
+        ClusterOptions(fan_in=0)
 
 
 def test_too_many_actors_are_refused(model: onnxvis.Model) -> None:

@@ -44,6 +44,7 @@ def test_equals_sorting_everything_whatever_the_batches(n, units, size, k, level
     values = rng.integers(-levels, levels, (n, units, size)).astype(np.float32)  # few levels: many ties
     values[rng.random(values.shape) < 0.15] = np.nan
     values[rng.random(values.shape) < 0.05] = -np.inf
+    values[(values == 0) & (rng.random(values.shape) < 0.5)] = -0.0
     numbers = rng.permutation(100)[:n]
     expected = slow(values, numbers, k, one_per_image)
     ends = sorted(data.draw(st.lists(st.integers(0, n), max_size=3)))
@@ -70,6 +71,23 @@ def test_maps_and_plain_values():
     np.testing.assert_array_equal(found.values, [[6, 5], [7, 1]])
     np.testing.assert_array_equal(found.images, [[9, 4], [4, 9]])
     np.testing.assert_array_equal(found.places, [[0, 1], [3, 0]])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 4), width=st.integers(1, 5), columns=st.integers(5, 9), one_per_image=st.booleans(),
+    compiled=st.booleans(), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_places_of_maps_of_several_widths(height, width, columns, one_per_image, compiled, seed):
+    values = np.random.default_rng(seed).integers(-3, 3, (3, 2, height, width)).astype(np.float32)
+    found = TopK(2, 6, one_per_image=one_per_image)
+    found.add(values, [5, 2, 7], grid=(width, columns), compiled=compiled)
+    wide = np.full((3, 2, height, columns), -np.inf, np.float32)
+    wide[..., :width] = values
+    expected = TopK(2, 6, one_per_image=one_per_image)
+    expected.add(wide, [5, 2, 7], compiled=False)
+    for name in ("values", "images", "places"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_refuses():

@@ -1,7 +1,8 @@
 """The writing side of a store: one process at a time, every change whole or not at all.
 
 Shard s is committed by one append of its rows to the Lance table. Its tally is on the disk before that, and counts only
-if the rows are there. So after any interruption the committed shards are exactly those whose rows can be read.
+if the rows are there. So after any interruption the committed shards are exactly those whose rows can be read. Shards
+that come merged are committed at once: one tally, one append.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class StoreFolder:
     ) -> None:
         self.path = path
         self.after_commit = after_commit
+        self._shard_size = shard_size
         self.spec = spec
         self.tallies = TallyFolder(path / TALLIES, Tally.from_state)
         table = open_table(path)
@@ -67,15 +69,19 @@ class StoreFolder:
         self._fragment = COMPACT_EVERY * shard_size
 
     def commit(self, partial: Partial) -> None:
-        """Add one shard: after this it is in the store, before it, it is not.
+        """Add one shard, or some at once: after this they are in the store, before it, they are not.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: they cannot be written.
+            UsageError: rows and counts are not of the same shards, or a shard is in the store already.
         """
-        (shard,) = partial.tally.shards
-        self.tallies.write(partial.tally, shard)
-        self._append(partial.answers, shard)
-        self.committed.add(shard)
+        shards = partial.tally.shards
+        own = [answer.row.id // self._shard_size for answer in partial.answers]
+        if shards != frozenset(own) or shards & self.committed:
+            raise UsageError(f"shards {sorted(shards)[:5]} cannot be added: they are in the store, or not whole.")
+        self.tallies.write(partial.tally)
+        self._append(partial.answers, own)
+        self.committed |= shards
         self.tally.merge(partial.tally)
         self._since_fold += 1
         self._since_compaction += 1
@@ -86,9 +92,9 @@ class StoreFolder:
         self.after_commit()
         give_back_memory()
 
-    def _append(self, answers: Sequence[Answer], shard: int) -> None:
+    def _append(self, answers: Sequence[Answer], shards: Sequence[int]) -> None:
         layers = len(self.spec.layers) if self.spec.keep_maps else 0
-        table = to_table(answers, shard, self.spec.embedding.units, layers)
+        table = to_table(answers, shards, self.spec.embedding.units, layers)
         mode = "append" if self.committed else "create"
         with _said(self.path / TABLE):
             lance_module().write_dataset(table, str(self.path / TABLE), mode=mode)

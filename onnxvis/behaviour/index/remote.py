@@ -126,7 +126,10 @@ class RemoteStore:
                 "again to go on from what is there now."
             )
         files = self._contents()
-        have = set() if self._state is None else {sha for sha, _ in _named(self._state, self.shown).values()}
+        before = {} if self._state is None else _named(self._state, self.shown)
+        if files == before:
+            return
+        have = {sha for sha, _ in before.values()}
         new = {sha: (self.working / name, size) for name, (sha, size) in files.items() if sha not in have}
         self._each([partial(self._put, path, sha, size) for sha, (path, size) in new.items()], "upload", progress)
         state = {"onnxvis_remote_store": FORMAT, "writer": self._writer, "at": time.time_ns(), "files": files}

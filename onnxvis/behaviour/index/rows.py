@@ -92,12 +92,12 @@ def lance_module() -> Any:
     return lance
 
 
-def to_table(answers: Sequence[Answer], shard: int, dimensions: int, layers: int) -> Any:
+def to_table(answers: Sequence[Answer], shards: Sequence[int], dimensions: int, layers: int) -> Any:
     """An Arrow table of rows.
 
     Args:
         answers: in the order of their numbers.
-        shard: the unit of work they come from.
+        shards: the unit of work that each comes from.
         dimensions: D of the embedding.
         layers: number of layers whose maps are kept.
     """
@@ -113,7 +113,7 @@ def to_table(answers: Sequence[Answer], shard: int, dimensions: int, layers: int
             vectors[place] = answer.embedding
     columns = {
         "id": pa.array([row.id for row in rows], pa.int64()),
-        "shard": pa.array([shard] * len(rows), pa.int64()),
+        "shard": pa.array(shards, pa.int64()),
         "path": pa.array([os.fsencode(row.path) for row in rows], pa.binary()),
         "sha256": pa.array([row.sha256 for row in rows], pa.string()),
         "width": pa.array([row.width for row in rows], pa.int32()),

@@ -28,7 +28,7 @@ from onnxvis.behaviour.index.store import Store
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import PictureError, UsageError
 from onnxvis.prediction import settle_batches
-from onnxvis.progress import Progress, silent
+from onnxvis.progress import Progress, report_failed, silent
 from onnxvis.reading import ListedPicture, list_pictures, prepare_ahead
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ShardEngine(Protocol):
     """Computes shards somewhere else."""
 
     def partials(self, model: Model, spec: IndexSpec, shards: Sequence[Shard]) -> Iterator[Partial]:
-        """The partial result of every shard, each exactly once, in any order."""
+        """The partial results of all shards, each in exactly one, in any order; some may come merged."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _elsewhere(
 ) -> int:
     """Commit what an engine computes, in the order in which it comes; one shard is written while the next arrives."""
     new = sum(len(shard.pictures) for shard in todo)
-    done = total - new
+    done, failed = total - new, 0
     with ThreadPoolExecutor(1, thread_name_prefix="onnxvis-commit") as pool:
         waiting: Future[None] | None = None
         progress("pictures", done, total)
@@ -296,16 +296,22 @@ def _elsewhere(
                 waiting.result()
             waiting = pool.submit(folder.commit, partial)
             done += len(partial.answers)
+            failed += sum(bool(answer.row.error) for answer in partial.answers)
             progress("pictures", done, total)
+            report_failed(progress, "pictures", failed)
         if waiting is not None:
             waiting.result()
     return new
 
 
 def _reported(reads: Iterator[ReadPicture], done: int, total: int, progress: Progress) -> Any:
+    failed = 0
+    progress("pictures", done, total)
     try:
         for read in reads:
+            failed += read.value is None
             progress("pictures", done + read.position, total)
+            report_failed(progress, "pictures", failed)
             yield read
         progress("pictures", total, total)
     finally:
@@ -347,7 +353,7 @@ def _second_pass(
     for place, (shard, files) in enumerate(todo):
         progress("concepts", place, len(todo))
         if shard.number not in done:
-            tallies.write(count_shard(model, spec, concepts, shard, files), shard.number)
+            tallies.write(count_shard(model, spec, concepts, shard, files))
             folder.after_commit()
     progress("concepts", len(todo), len(todo))
     whole = tallies.read()

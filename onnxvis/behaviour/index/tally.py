@@ -76,14 +76,12 @@ class LayerTally:
         """Count what was gathered; whoever asks for the counts need not call it."""
         if not self._gathered:
             return
-        maps, pictures = (np.concatenate(part) for part in zip(*self._gathered, strict=True))
+        maps, pictures = self._gathered[0]
+        if len(self._gathered) > 1:
+            maps, pictures = (np.concatenate(part) for part in zip(*self._gathered, strict=True))
         self._gathered = []
         self._sketch.add(maps, compiled=self._compiled or None)
-        found = TopK(self._top.units, self._top.k)
-        found.add(maps, pictures)
-        row, column = np.divmod(found.places, maps.shape[3])
-        found.places = np.where(found.places >= 0, row * COLUMNS + column, -1)
-        self._top.merge(found)
+        self._top.add(maps, pictures, grid=(maps.shape[3], COLUMNS), compiled=self._compiled or None)
 
     def merge(self, other: LayerTally) -> None:
         """Add what was counted on other pictures."""

@@ -1,8 +1,9 @@
-"""Tallies on disk: one small file for each shard, folded into one running file now and then.
+"""Tallies on disk: one small file for what is committed together, folded into one running file now and then.
 
 A file holds arrays, compressed, behind their SHA-256; it appears whole or not at all. ``shard-12.tally`` is written
-before the rows of shard 12 are committed, so it counts only if those rows are there. ``merged-N.tally`` holds
-committed shards only and lists them, so a shard file that is in it is left over from a fold and is not read again.
+before the rows of shard 12 are committed, so it counts only if those rows are there; ``shard-12+13.tally`` likewise,
+for two that are committed at once. ``merged-N.tally`` holds committed shards only and lists them, so a shard file that
+is in it is left over from a fold and is not read again.
 """
 
 from __future__ import annotations
@@ -94,18 +95,18 @@ class TallyFolder(Generic[T]):
         self.folder = folder
         self._make = make
 
-    def write(self, tally: T, shard: int) -> None:
-        """Write the tally of one shard.
+    def write(self, tally: T) -> None:
+        """Write the tally of a shard, or of some that are committed at once.
 
         Raises:
             OutputError: it cannot be written.
         """
-        self._save(self.folder / f"shard-{shard}.tally", tally)
+        self._save(self.folder / f"shard-{'+'.join(map(str, sorted(tally.shards)))}.tally", tally)
 
     def on_disk(self) -> frozenset[int]:
         """Shards whose tally is here, folded or not."""
         merged, alone = self._merged(), self._alone()
-        return frozenset(alone) | (merged.shards if merged is not None else frozenset())
+        return frozenset().union(*alone) | (merged.shards if merged is not None else frozenset())
 
     def read(self, committed: Iterable[int] | None = None) -> T | None:
         """The sum over the committed shards (``None``: all that are here), ``None`` where there is none.
@@ -116,16 +117,17 @@ class TallyFolder(Generic[T]):
         found, alone = self._merged(), self._alone()
         wanted = frozenset(committed) if committed is not None else None
         have = found.shards if found is not None else frozenset()
-        rest = sorted((frozenset(alone) if wanted is None else wanted) - have)
-        missing = [shard for shard in rest if shard not in alone]
+        rest = (frozenset[int]().union(*alone) if wanted is None else wanted) - have
+        parts = sorted((shards for shards in alone if shards <= rest), key=min)
+        missing = sorted(rest - frozenset[int]().union(*parts))
         if missing or (wanted is not None and have - wanted):
             raise OnnxvisError(
                 f"{self.folder} does not belong to the rows beside it (shards "
-                f"{sorted(missing or have - (wanted or have))[:5]}): the store was copied in part or damaged. Delete "
+                f"{(missing or sorted(have - (wanted or have)))[:5]}): the store was copied in part or damaged. Delete "
                 "it and index again."
             )
-        for shard in rest:
-            part = self._load(alone[shard])
+        for shards in parts:
+            part = self._load(alone[shards])
             if found is None:
                 found = part
             else:
@@ -141,18 +143,18 @@ class TallyFolder(Generic[T]):
         old = self._merged_paths()
         number = max(old, default=-1) + 1
         self._save(self.folder / f"merged-{number}.tally", whole)
-        for shard, path in self._alone().items():
-            if shard in whole.shards:
+        for shards, path in self._alone().items():
+            if shards <= whole.shards:
                 path.unlink(missing_ok=True)
         for path in old.values():
             path.unlink(missing_ok=True)
 
     def forget(self, shards: Iterable[int]) -> None:
         """Delete the files of shards whose rows were never committed."""
-        alone = self._alone()
-        for shard in shards:
-            if shard in alone:
-                alone[shard].unlink(missing_ok=True)
+        gone = frozenset(shards)
+        for own, path in self._alone().items():
+            if own <= gone:
+                path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Delete what an interrupted write left behind."""
@@ -161,8 +163,10 @@ class TallyFolder(Generic[T]):
 
     # --- files -----------------------------------------------------------------------------------
 
-    def _alone(self) -> dict[int, Path]:
-        return {int(path.stem.removeprefix("shard-")): path for path in self.folder.glob("shard-*.tally")}
+    def _alone(self) -> dict[frozenset[int], Path]:
+        """The files that are not folded, by the shards in them."""
+        paths = self.folder.glob("shard-*.tally")
+        return {frozenset(map(int, path.stem.removeprefix("shard-").split("+"))): path for path in paths}
 
     def _merged_paths(self) -> dict[int, Path]:
         return {int(path.stem.removeprefix("merged-")): path for path in self.folder.glob("merged-*.tally")}
