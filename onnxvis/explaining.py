@@ -154,7 +154,7 @@ def _layer_choice(model: Model, name: str | None) -> LayerChoice:
     if name is None:
         if head.cam_layer is None or head.channel_axis is None or head.spatial_axes is None:
             raise LayerError(
-                f"no layer of {model.name!r} could be chosen by structure: {head.reason} Name one with --layer "
+                f"no layer of {model.name!r} could be chosen by structure: {head.reason}. Name one with --layer "
                 "(layer=... in Python); `onnxvis inspect` lists them."
             )
         if head.cam_layer == model.image_input.name:

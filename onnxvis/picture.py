@@ -219,6 +219,11 @@ def _decode(data: bytes, name: str, notes: list[str], heard: list[str]) -> Pixel
     except PictureError:
         raise
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp":
+            raise PictureError(
+                f"{name} is in a format of the HEIC family, or a video: Pillow does not read it by itself. Save it as "
+                "JPEG or PNG."
+            ) from None
         raise PictureError(
             f"{name} is not a picture that Pillow can read (its first bytes are {data[:8]!r}): "
             "give a JPEG, PNG, WebP, GIF, BMP or TIFF file, or pass an array."

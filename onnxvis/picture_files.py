@@ -10,7 +10,9 @@ from onnxvis.locations import is_container, is_location, list_location, redacted
 
 __all__ = ["PICTURE_ENDINGS", "picture_files"]
 
-PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_ENDINGS = "avif bmp gif heic heif jfif jp2 jpeg jpg pbm pgm png pnm ppm tif tiff webp"
+PICTURE_ENDINGS = frozenset(f".{ending}" for ending in _ENDINGS.split())
+"""Endings of the files that are taken from a folder; what of them cannot be read is reported, not left out."""
 
 
 def picture_files(given: Sequence[str]) -> list[str]:
@@ -20,10 +22,12 @@ def picture_files(given: Sequence[str]) -> list[str]:
         given: paths, or URLs (see :mod:`onnxvis.locations`).
 
     Raises:
-        PictureError: a folder without pictures.
+        PictureError: a folder without pictures, an empty name.
     """
     found: list[str] = []
     for name in given:
+        if not str(name).strip():
+            raise PictureError("an empty text names no picture: give a file, a folder or a URL.")
         if is_location(name) or is_container(name):
             inside = [location for location, _ in list_location(name, PICTURE_ENDINGS)]
             if not inside:
@@ -32,10 +36,15 @@ def picture_files(given: Sequence[str]) -> list[str]:
             continue
         path = Path(name)
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file())
+            inside = sorted(str(p) for p in path.rglob("*") if _is_picture(p))
             if not inside:
                 raise PictureError(f"the folder {path} holds no pictures ({', '.join(sorted(PICTURE_ENDINGS))}).")
             found += inside
         else:
             found.append(name)
     return found
+
+
+def _is_picture(path: Path) -> bool:
+    """By its ending; the twins named ``._x.jpg`` that macOS leaves on foreign disks hold no picture."""
+    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith("._") and path.is_file()

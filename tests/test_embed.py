@@ -99,10 +99,12 @@ def test_the_layer_can_be_chosen_and_the_tail_differentiated() -> None:
         embed(model, "cam", layer="features")
 
 
-def test_an_index_that_no_class_has_fails_the_run() -> None:
-    proto = embed(onnxvis.load(NET.model())).proto
+@pytest.mark.parametrize("on_request", [False, True])
+@pytest.mark.parametrize("index", [CLASSES, 2**40, -3, -CLASSES])
+def test_an_index_that_no_class_has_fails_the_run(index: int, on_request: bool) -> None:
+    proto = embed(onnxvis.load(NET.model()), on_request=on_request).proto
     with pytest.raises(Exception, match="out of data bounds"):
-        run(proto, {"image": X, "class_index": classes(CLASSES)})
+        run(proto, {"image": X, "class_index": classes(index)})
 
 
 def test_a_softmax_at_the_end_is_left_alone_and_its_input_explained() -> None:

@@ -138,7 +138,7 @@ class Randomization:
 def randomization_test(
     model: Model,
     prepared: Sequence[Prepared],
-    methods: Sequence[str],
+    methods: Sequence[str | Request],
     *,
     mode: str = "cascading",
     seed: int = 0,
@@ -153,7 +153,8 @@ def randomization_test(
     Args:
         model: the model.
         prepared: pictures of one input shape, from ``model.prepare``; a handful is enough.
-        methods: names from :func:`onnxvis.method_names`, with their default options.
+        methods: names from :func:`onnxvis.method_names`, with their default options; or requests from
+            :func:`onnxvis.explaining.request`, with theirs.
         mode: "cascading" (from the logits down, each stage keeps what is random) or "independent" (one group of layers
             at a time).
         seed: of the random weights, and of methods with chance.
@@ -176,7 +177,8 @@ def randomization_test(
     if not layers:
         raise ModelError(f"{model.name!r} stores no weights that could be randomised: convolutions or linear layers.")
     report = progress or silent
-    run = _Run(model, prepared, [request(model, name, {}) for name in methods], seed, batch_size)
+    requests = [m if isinstance(m, Request) else request(model, m, {}) for m in methods]
+    run = _Run(model, prepared, requests, seed, batch_size)
     groups = _reached(stages_of(layers, max_stages), deepest)
     stages: list[Stage] = []
     for number, group in enumerate(groups, start=1):

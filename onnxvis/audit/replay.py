@@ -151,10 +151,12 @@ def replay(
         progress: called with (stage, done, total).
 
     Raises:
-        UsageError: there is no manifest.
+        UsageError: there is no manifest, or the tolerance is no number.
         ModelError: the model cannot be read (a missing one is a result, not an error).
     """
     report = progress or silent
+    if tolerance is not None and not tolerance >= 0:
+        raise UsageError(f"the tolerance is a part of the map's size from 0, not {tolerance!r}.")
     paths, audit = _manifests(Path(what))
     chosen = paths
     if sample is not None and sample < len(paths):

@@ -17,6 +17,7 @@ from onnxvis.prediction import same_shape
 from onnxvis.progress import Progress
 
 if TYPE_CHECKING:
+    from onnxvis.explaining import Request
     from onnxvis.preprocessing import Prepared
 
 __all__ = ["run_checks"]
@@ -46,7 +47,7 @@ def run_checks(
     if kept is not None and kept["pictures"] == pictures:
         return dict(kept)
     settle(work.model, work.asked, (items[0], answers[items[0].path]))
-    methods = [r.method.name for r in work.asked.requests]
+    methods = list(work.asked.requests)
     seed = work.asked.settings.seed
     tests: list[dict[str, Any]] = []
     try:
@@ -63,7 +64,7 @@ def run_checks(
 
 
 def _by_stages(
-    work: Work, prepared: Sequence[Prepared], methods: Sequence[str], progress: Progress
+    work: Work, prepared: Sequence[Prepared], methods: Sequence[Request], progress: Progress
 ) -> dict[str, Any] | None:
     """The randomization test down to the first layer, with every stage; the self-tests go half way."""
     try:

@@ -200,7 +200,7 @@ def limits(data: Mapping[str, Any]) -> list[str]:
     if checked:
         number = counted(len(checked["pictures"]), "picture")
         said.append(
-            f"Self-tests ran on {number} and with the methods' default options; they can find a "
+            f"Self-tests ran on {number}, with the options of this report; they can find a "
             "fault, they cannot prove that there is none."
         )
     if model["precision"] != "float32":

@@ -130,12 +130,12 @@
   const caption = (figure, map) => {
     const bar = figure.querySelector(".bar");
     bar.hidden = !map;
+    figure.querySelector(".units").textContent = map ? map.units : "";
     figure.querySelector(".target").textContent = map ? `of ${map.name}, score ${map.score}` : "no map of this class here";
     if (!map) return;
     const limit = limitOf(map);
     figure.querySelector(".lo").textContent = map.signed ? format(-limit) : "0";
     figure.querySelector(".hi").textContent = format(limit);
-    bar.title = page.shared[map.m].units;
     strip(bar.querySelector("canvas"), map.signed, state.gray);
   };
 

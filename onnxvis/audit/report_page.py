@@ -157,6 +157,7 @@ def _cards(folder: FinishedFolder, data: Mapping[str, Any], side: int) -> Iterat
                     "score": format_value(stored["target"]["score"], signed=True),
                     "signed": stored["drawn_signed"],
                     "limit": scale["hi"],
+                    "units": readable(stored["units"]),
                     "about": where(small.pop("content")),
                     **small,
                 }

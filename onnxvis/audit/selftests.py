@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,7 +89,7 @@ class _Trial:
 def self_tests(
     model: Model,
     prepared: Sequence[Prepared],
-    methods: Sequence[str],
+    methods: Sequence[str | Request],
     *,
     seed: int = 0,
     progress: Progress | None = None,
@@ -98,7 +99,8 @@ def self_tests(
     Args:
         model: the model.
         prepared: pictures from ``model.prepare``; the first few of one input shape are used.
-        methods: names from :func:`onnxvis.method_names`, with their default options.
+        methods: names from :func:`onnxvis.method_names`, tried with their default options; or requests from
+            :func:`onnxvis.explaining.request`, tried with theirs.
         seed: of everything random.
         progress: called with (stage, done, total).
 
@@ -119,20 +121,28 @@ def self_tests(
     for number, method in enumerate(methods):
         report("self-tests", number, len(methods) + 1)
         try:
-            chosen = request(model, method, {})
+            chosen = method if isinstance(method, Request) else request(model, method, {})
             rows = attributions(model, chosen, some, scores, seed=seed)
         except UsageError:
             raise
         except OnnxvisError as error:
-            results.append(SelfTest("applies", method, NOT_APPLICABLE, None, None, str(error)))
+            name = method.method.name if isinstance(method, Request) else method
+            results.append(SelfTest("applies", name, NOT_APPLICABLE, None, None, str(error)))
             continue
-        usable.append(method)
+        usable.append(chosen)
         trial = _Trial(model, some, scores, chosen, [row[0] for row in rows], seed)
         results += _of_method(trial, shifted)
     report("self-tests", len(methods), len(methods) + 1)
     results += _randomization(model, some, usable, seed)
     report("self-tests", len(methods) + 1, len(methods) + 1)
     return results
+
+
+def _part(value: float) -> str:
+    """A part for people: 0, a small number, or a percentage."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.1e}" if value < 1e-3 else f"{100 * value:.3g} %"
 
 
 # --- the model -------------------------------------------------------------------------------------
@@ -142,7 +152,7 @@ def _answers_repeat(model: Model, x: np.ndarray, logits: np.ndarray) -> SelfTest
     again = logits_of(model, model.engine.forward(x, (model.logits.tensor,)), len(x))
     same, error = bool(np.array_equal(again, logits)), output_error(again, logits)
     text = "two runs on the same pictures gave "
-    text += "equal logits, bit by bit" if same else f"logits that differ by {error:.1e} of the largest"
+    text += "equal logits, bit by bit" if same else f"logits that differ by {_part(error)} of the largest"
     return SelfTest("answers repeat", None, PASSED if same else FAILED, error, 0.0, text)
 
 
@@ -153,7 +163,7 @@ def _batches(model: Model, x: np.ndarray, logits: np.ndarray) -> SelfTest:
         return SelfTest("batches", None, NOT_APPLICABLE, None, None, why)
     alone = [logits_of(model, model.engine.forward(x[i : i + 1], (model.logits.tensor,)), 1) for i in range(len(x))]
     error, bound = output_error(logits, np.concatenate(alone)), TOLERANCES[model.engine.precision]
-    text = f"pictures in a batch and one by one: logits differ by {error:.1e} of the largest"
+    text = f"pictures in a batch and one by one: logits differ by {_part(error)} of the largest"
     return SelfTest("batches", None, PASSED if error <= bound else FAILED, error, bound, text)
 
 
@@ -178,7 +188,7 @@ def _outputs(trial: _Trial) -> SelfTest | None:
         return None
     worst, bound = max(p.output_error for p in parities), parities[0].output_tolerance
     who = parities[0].backend
-    text = f"logits of the differentiated model ({who}) differ from the file's by {worst:.1e} of the largest"
+    text = f"logits of the differentiated model ({who}) differ from the file's by {_part(worst)} of the largest"
     return SelfTest("outputs", trial.name, PASSED if worst <= bound else FAILED, worst, bound, text)
 
 
@@ -191,14 +201,15 @@ def _gradient(trial: _Trial) -> SelfTest | None:
         why = parities[0].note or "the gradient is zero here, or the input holds whole numbers"
         return SelfTest("gradient", trial.name, NOT_RUN, None, GRADIENT_TOLERANCE, f"no finite differences: {why}")
     worst, bound = max(c.error for c in checks), parities[0].gradient_tolerance
-    text = f"the gradient and finite differences of the file disagree by {worst:.1e} at most, along three directions"
+    text = f"the gradient and finite differences of the file disagree by {_part(worst)} at most, along three directions"
     return SelfTest("gradient", trial.name, PASSED if worst <= bound else FAILED, worst, bound, text)
 
 
 def _completeness(trial: _Trial) -> SelfTest | None:
     if trial.name == "integrated-gradients":
         worst = max(float(a.parameters["completeness_error"]) for a in trial.found)
-        text = f"the map sums to the rise of the score from baseline to picture, up to {worst:.1%}"
+        text = f"the sum of the map misses the rise of the score from baseline to picture by at most {_part(worst)}"
+        text += "" if worst <= _COMPLETE else f" (bound {_part(_COMPLETE)}); more steps bring it closer"
         return SelfTest("completeness", trial.name, PASSED if worst <= _COMPLETE else FAILED, worst, _COMPLETE, text)
     layer = trial.chosen.layer
     if trial.name not in _HEAD_SUMS or layer is None:
@@ -216,7 +227,7 @@ def _completeness(trial: _Trial) -> SelfTest | None:
         total = float(found.layer_map.astype(np.float64).sum() + score.cotangent.reshape(-1) @ head.bias)
         errors.append(abs(total - float(score.value(row[None])[0])) / float(np.abs(row).max()))
     worst = max(errors)
-    text = f"sum of the layer's map + bias = logit, up to {worst:.1e} of the largest logit"
+    text = f"the sum of the layer's map and the bias misses the logit by at most {_part(worst)} of the largest logit"
     return SelfTest("completeness", trial.name, PASSED if worst <= bound else FAILED, worst, bound, text)
 
 
@@ -224,7 +235,7 @@ def _repeatability(trial: _Trial) -> SelfTest:
     again = trial.again(trial.model, trial.prepared, trial.seed)
     same = all(np.array_equal(a.values, b.values, equal_nan=True) for a, b in zip(trial.found, again, strict=True))
     worst = _change(trial.found, again)
-    text = f"two runs gave {'equal maps, bit by bit' if same else f'maps that differ by {worst:.1e} of their size'}"
+    text = f"two runs gave {'equal maps, bit by bit' if same else f'maps that differ by {_part(worst)} of their size'}"
     return SelfTest("repeatability", trial.name, PASSED if same else FAILED, worst, 0.0, text)
 
 
@@ -247,9 +258,8 @@ def _input_shift(trial: _Trial, shifted: Model | str) -> SelfTest:
     except OnnxvisError as error:
         return SelfTest("input shift", trial.name, NOT_RUN, None, _SHIFTED, str(error))
     change = _change(trial.found, again)
-    text = (
-        f"pictures and network shifted by {_SHIFT:g}, all answers the same: maps change by {change:.1e} of their size"
-    )
+    text = f"pictures and network shifted by {_SHIFT:g}, all answers the same: "
+    text += f"maps change by {_part(change)} of their size"
     if change > _SHIFTED:
         text += "; it depends on where zero lies in the input's values (its baseline)"
     return SelfTest("input shift", trial.name, PASSED if change <= _SHIFTED else FAILED, change, _SHIFTED, text)
@@ -279,13 +289,13 @@ def _change(first: Sequence[Attribution], second: Sequence[Attribution]) -> floa
 # --- the weights -----------------------------------------------------------------------------------
 
 
-def _randomization(model: Model, prepared: Sequence[Prepared], methods: Sequence[str], seed: int) -> list[SelfTest]:
+def _randomization(model: Model, prepared: Sequence[Prepared], methods: Sequence[Request], seed: int) -> list[SelfTest]:
     if not methods:
         return []
     try:
         found = randomization_test(model, prepared, methods, seed=seed, max_stages=_STAGES, deepest=_HALF)
     except OnnxvisError as error:
-        return [SelfTest("randomization", name, NOT_RUN, None, None, str(error)) for name in methods]
+        return [SelfTest("randomization", r.method.name, NOT_RUN, None, None, str(error)) for r in methods]
     outcomes = {UNCHANGED: FAILED, UNKNOWN: NOT_RUN}
     return [
         SelfTest("randomization", v.method, outcomes.get(v.verdict, PASSED), v.value, v.bound, v.sentence)

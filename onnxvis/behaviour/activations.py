@@ -327,7 +327,7 @@ def _layer(model: Model, name: str | None) -> tuple[str, str]:
     head = model.head
     if head.cam_layer is None:
         raise LayerError(
-            f"no layer of {model.name!r} could be chosen by structure: {head.reason} Name one with --layer."
+            f"no layer of {model.name!r} could be chosen by structure: {head.reason}. Name one with --layer."
         )
     return head.cam_layer, f"chosen by structure: {head.reason}"
 

@@ -13,6 +13,7 @@ from onnxvis.behaviour.dissection import DETECTOR, ConceptCount, Detection, Diss
 from onnxvis.behaviour.label_maps import LabelMaps, on_input_grid
 from onnxvis.behaviour.masks import TOP, Anchors, border, masked_picture, thresholds_note
 from onnxvis.behaviour.opening import LayerMaps, input_size, layer_field
+from onnxvis.behaviour.rectifiers import bound_notes
 from onnxvis.behaviour.stored import Concepts, Pictures, Reader, Row
 from onnxvis.errors import PictureError, UsageError
 from onnxvis.progress import Progress, silent
@@ -89,6 +90,7 @@ def dissect_layer(
         either = masked[:, None] + np.asarray(counted.labeled)[None, :k] - both
         result = Dissection(layer, counted.names, counted.thresholds, both, either, options.limit)
         notes = ["counted while the store was made: nothing was run", thresholds_note(1 - counted.quantile)]
+        notes += bound_notes(model, layer)
         return DissectedLayer(result, counted.pictures, notes)
     if maps is None:
         raise UsageError(
@@ -147,7 +149,7 @@ def _count(
     progress(f"dissecting {layer}", len(labeled), len(labeled))
     if not count.pictures:
         raise PictureError(f"none of {len(labeled)} label maps could be used; the first: {problems[0]}")
-    notes = [activations.source, thresholds_note(options.top), anchors.note]
+    notes = [activations.source, thresholds_note(options.top), anchors.note, *bound_notes(model, layer)]
     if len(labeled) < len(rows):
         notes.append(f"{len(rows) - len(labeled)} of {len(rows)} pictures have no label map and count nowhere")
     if problems:

@@ -13,6 +13,7 @@ from onnxvis.behaviour.masks import TOP, Anchors, masked_picture, thresholds_not
 from onnxvis.behaviour.opening import LayerMaps, input_size, layer_field, pictures_of
 from onnxvis.behaviour.patch_gallery import UnitDrawing, light, reduced
 from onnxvis.behaviour.patches import UnitPatches, choose_units, cut_unit
+from onnxvis.behaviour.rectifiers import bound_notes
 from onnxvis.behaviour.stored import Pictures, Reader
 from onnxvis.behaviour.unit_projection import UnitProjector, drawn_projection
 from onnxvis.errors import UsageError
@@ -104,6 +105,7 @@ def layer_patches(
         found.notes.append("the units of this layer have no place: the patch is the whole input")
     else:
         found.notes += _field_notes(model, layer)
+    found.notes += bound_notes(model, layer)
     projector = _projector(model, layer, options)
     for number, unit in enumerate(units):
         progress(f"patches of {layer}", number, len(units))

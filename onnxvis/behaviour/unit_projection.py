@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.behaviour.patches import Patch
+from onnxvis.behaviour.rectifiers import below_rectifier
 from onnxvis.errors import LayerError, ParityError, UsageError, did_you_mean
 from onnxvis.methods.layout import as_float, channels_first
 
@@ -83,7 +84,7 @@ class UnitProjector:
         self.model, self.layer, self.kind = model, model.layer(layer), kind
         self.batch_size = max(1, batch_size)
         self._axes = _axes(model, self.layer)
-        self._start, self._bounds = _below_rectifier(model, self.layer)
+        self._start, self._bounds = below_rectifier(model, self.layer)
         self._allow = allow_unverified
         self._gradient_checked = False
         self.notes: tuple[str, ...] = ()
@@ -182,23 +183,6 @@ def _axes(model: Model, layer: str) -> _Axes:
         why = field.reason if field is not None else "it does not depend on the picture"
         raise LayerError(f"units of {layer!r} cannot be projected: {why}")
     return _Axes(field.channel_axis(len(shape)) or 1, *field.spatial_axes)
-
-
-def _below_rectifier(model: Model, layer: str) -> tuple[str, tuple[float, float]]:
-    """The tensor that enters the layer's own rectifier, and what the rectifier cuts it to.
-
-    The layer itself, without bounds, where it is no rectifier's output.
-    """
-    free = (layer, (-np.inf, np.inf))
-    node = model.index.producer(layer)
-    if node is None or node.op_type not in ("Relu", "Clip") or not node.input:
-        return free
-    if node.op_type == "Relu":
-        return node.input[0], (0.0, np.inf)
-    limits = [model.index.constant(name) if name else None for name in node.input[1:3]]
-    ends = [None if limit is None else float(limit.reshape(())) for limit in limits] + [None, None]
-    low, high = ends[:2]
-    return node.input[0], (-np.inf if low is None else low, np.inf if high is None else high)
 
 
 def drawn_projection(

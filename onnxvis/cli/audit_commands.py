@@ -90,6 +90,12 @@ def audit(
     actors: o.Actors = None,
     cpus_per_actor: o.CpusPerActor = 1,
     gpus_per_actor: o.GpusPerActor = 0.0,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    scale: o.Scale = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    interpolation: o.Interpolation = None,
 ) -> None:
     """Write a report that another person can read, check and repeat: one HTML page and its data.
 
@@ -103,7 +109,9 @@ def audit(
     from onnxvis.cli.audit import AuditJob, run_audit
     from onnxvis.cli.cluster import Cluster
 
-    opened = o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients)
+    names = ("mean", "std", "scale", "size", "channel_order", "layout", "interpolation")
+    flags = dict(zip(names, (mean, std, scale, size, channel_order, layout, interpolation), strict=True))
+    opened = o.open_model(model, preprocessing, labels, provider, output, flags, gradients)
     job = AuditJob(
         opened, tuple(images), out, _words(methods), tuple(target or ()), None if metrics is None else _words(metrics),
         boxes, masks, select, limit, full, overwrite, o.parse_pairs(option or []), batch_size, seed, allow_unverified,

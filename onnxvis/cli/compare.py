@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +49,13 @@ class Limits:
     min_correlation: float | None = None
     max_difference: float | None = None
 
+    def __post_init__(self) -> None:
+        """A limit that nothing could break would let everything pass."""
+        if self.min_correlation is not None and not -1 <= self.min_correlation <= 1:
+            raise UsageError(f"--min-correlation is a number from -1 to 1, not {self.min_correlation!r}.")
+        if self.max_difference is not None and not 0 <= self.max_difference < math.inf:
+            raise UsageError(f"--max-difference is a part of the largest logit from 0, not {self.max_difference!r}.")
+
 
 @dataclass(frozen=True)
 class CompareJob:
@@ -74,24 +82,28 @@ def open_second(
     labels: str | None,
     provider: str | None,
     output: str | None,
-    size: str | None,
+    flags: dict[str, Any],
     gradients: str,
 ) -> Model:
-    """Open B; preprocessing and labels that nobody gave it are those of A."""
-    from onnxvis.cli.options import open_model, parse_size
+    """Open B; preprocessing and labels that nobody gave it are those of A, and flags change single fields."""
+    from onnxvis.cli.options import apply_flags, open_model, parse_size
 
+    fields = dict(flags)
+    size = fields.pop("size")
+    pixels = None if size is None else parse_size(size)
     second = open_model(path, preprocessing, labels, provider, output, {"size": size}, gradients)
-    if second.preprocessing is not None and (len(second.labels) or not len(first.labels)):
-        return second
-    return load(
-        path,
-        preprocessing=second.preprocessing or first.preprocessing,
-        labels=second.labels if len(second.labels) else first.labels,
-        provider=provider,
-        output=output,
-        size=None if size is None else parse_size(size),
-        gradients=gradients,
-    )
+    if second.preprocessing is None or (len(first.labels) and not len(second.labels)):
+        second = load(
+            path,
+            preprocessing=second.preprocessing or first.preprocessing,
+            labels=second.labels if len(second.labels) else first.labels,
+            provider=provider,
+            output=output,
+            size=pixels,
+            gradients=gradients,
+        )
+    apply_flags(second, fields, pixels, "-b")
+    return second
 
 
 def run_compare(job: CompareJob) -> int:

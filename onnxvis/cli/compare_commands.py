@@ -55,6 +55,24 @@ def compare(
             rich_help_panel=_B,
         ),
     ] = None,
+    mean_b: Annotated[
+        str | None, typer.Option("--mean-b", metavar="NUMBERS", help="As --mean.", rich_help_panel=_B)
+    ] = None,
+    std_b: Annotated[
+        str | None, typer.Option("--std-b", metavar="NUMBERS", help="As --std.", rich_help_panel=_B)
+    ] = None,
+    scale_b: Annotated[float | None, typer.Option("--scale-b", help="As --scale.", rich_help_panel=_B)] = None,
+    size_b: Annotated[
+        str | None,
+        typer.Option("--size-b", metavar="H,W", help="As --size. Left out: that of A.", rich_help_panel=_B),
+    ] = None,
+    channel_order_b: Annotated[
+        str | None, typer.Option("--channel-order-b", help="As --channel-order.", rich_help_panel=_B)
+    ] = None,
+    layout_b: Annotated[str | None, typer.Option("--layout-b", help="As --layout.", rich_help_panel=_B)] = None,
+    interpolation_b: Annotated[
+        str | None, typer.Option("--interpolation-b", help="As --interpolation.", rich_help_panel=_B)
+    ] = None,
     provider_b: Annotated[
         str | None, typer.Option("--provider-b", help="Of B. Left out: that of A.", rich_help_panel=_B)
     ] = None,
@@ -77,6 +95,12 @@ def compare(
     actors: o.Actors = None,
     cpus_per_actor: o.CpusPerActor = 1,
     gpus_per_actor: o.GpusPerActor = 0.0,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    scale: o.Scale = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    interpolation: o.Interpolation = None,
 ) -> None:
     """Compare what two files answer and how they explain it: fp32 and int8, two exports, providers, preprocessings.
 
@@ -90,9 +114,13 @@ def compare(
     from onnxvis.cli.cluster import Cluster
     from onnxvis.cli.compare import CompareJob, Limits, open_second, run_compare
 
-    first = o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients)
+    names = ("mean", "std", "scale", "size", "channel_order", "layout", "interpolation")
+    flags = dict(zip(names, (mean, std, scale, size, channel_order, layout, interpolation), strict=True))
+    given_b = (mean_b, std_b, scale_b, size_b or size, channel_order_b, layout_b, interpolation_b)
+    flags_b = dict(zip(names, given_b, strict=True))
+    first = o.open_model(model, preprocessing, labels, provider, output, flags, gradients)
     second = open_second(
-        first, other, preprocessing_b, labels, provider_b or provider, output_b or output, size, gradients
+        first, other, preprocessing_b, labels, provider_b or provider, output_b or output, flags_b, gradients
     )
     job = CompareJob(
         a=first,
@@ -139,6 +167,12 @@ def evaluate(
     batch_size: o.BatchSize = 8,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     quiet: _Quiet = False,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    scale: o.Scale = None,
+    channel_order: o.ChannelOrder = None,
+    layout: o.Layout = None,
+    interpolation: o.Interpolation = None,
 ) -> None:
     """Measure explanations on this model: methods by metrics, means with 95 % intervals.
 
@@ -150,8 +184,10 @@ def evaluate(
     """  # noqa: D301
     from onnxvis.cli.evaluate import EvaluateJob, run_evaluate
 
+    names = ("mean", "std", "scale", "size", "channel_order", "layout", "interpolation")
+    flags = dict(zip(names, (mean, std, scale, size, channel_order, layout, interpolation), strict=True))
     job = EvaluateJob(
-        model=o.open_model(model, preprocessing, labels, provider, output, {"size": size}, gradients),
+        model=o.open_model(model, preprocessing, labels, provider, output, flags, gradients),
         images=tuple(images),
         methods=tuple(m.strip() for m in methods.split(",") if m.strip()),
         metrics=None if metrics is None else tuple(m.strip() for m in metrics.split(",") if m.strip()),

@@ -18,6 +18,7 @@ from onnxvis.explain_chunk import ChunkItem, ChunkWork, Failed, Kept, chunk_item
 from onnxvis.explaining import Request, Settings, request
 from onnxvis.files import write_file
 from onnxvis.gallery import page_data
+from onnxvis.locations import location_name
 from onnxvis.methods import method_names
 from onnxvis.model import Model
 from onnxvis.picture_files import picture_files
@@ -79,7 +80,9 @@ def run_job(job: Job) -> int:
     if engine is not None and run.pages:
         say_pace(engine.pace, len(run.pages) + len(run.failures))
     if run.failures:
-        err.print(f"[red]{len(run.failures)} of {len(items)} pictures failed[/]; the others are complete")
+        if len(items) > 1:
+            rest = "; the others are complete" if run.pages else ""
+            err.print(f"[red]{len(run.failures)} of {len(items)} pictures failed[/]{rest}")
         code = code or 2
     return code
 
@@ -175,8 +178,9 @@ def _take(job: Job, result: Kept | Failed, total: int, run: _Run) -> None:
         return
     if total == 1 and not isinstance(result.error, PictureError):
         raise result.error
-    run.failures[result.position] = f"{result.shown}: {result.error}"
-    say_error(result.error)
+    text = str(result.error)
+    run.failures[result.position] = f"{result.shown}: {text}"
+    say_error(text if location_name(result.shown) in text else f"{result.shown}: {text}")
 
 
 def _print(job: Job, kept: Kept) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "Scale",
     "Size",
     "Std",
+    "apply_flags",
     "open_model",
     "parse_pairs",
 ]
@@ -230,12 +231,28 @@ def open_model(
         size=size,
         gradients=gradients,
     )
+    apply_flags(model, given, size)
+    return model
+
+
+def apply_flags(model: Model, flags: dict[str, Any], size: int | tuple[int, int] | None, ending: str = "") -> None:
+    """Change single fields of a model's preprocessing, as the command line says them.
+
+    Args:
+        model: the model.
+        flags: fields by name; ``None`` changes nothing.
+        size: input size for a model that has no preprocessing yet.
+        ending: of the names of the flags, for messages.
+
+    Raises:
+        OnnxvisError: a value that is not allowed.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
     for name in ("mean", "std"):
         if name in given:
-            given[name] = parse_numbers(given[name], name)
+            given[name] = parse_numbers(given[name], name + ending)
     if given:
         from onnxvis.preprocessing import Preprocessing
 
         base = model.preprocessing or Preprocessing(size=size, source="command-line flags on plain 0..255 pixels")
         model.preprocessing = base.override(**given)
-    return model

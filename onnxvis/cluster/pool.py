@@ -93,18 +93,27 @@ Work = Callable[[Any, T], tuple[R, dict[str, float]]]
 
 
 class _Actor:
-    """One model, or several, in one process; what Ray runs."""
+    """One model, or several, in one process; what Ray runs.
 
-    def __init__(self, recipe: Recipe | Recipes) -> None:
-        self.model = recipe.open()
+    The recipe comes with every call, as a reference in a list, which Ray does not follow: so an actor that was started
+    again opens the model as the first one did, and nothing is sent twice.
+    """
 
-    def ready(self) -> bool:
+    def __init__(self) -> None:
+        self.model: Any = None
+
+    def ready(self, recipe: list[Any]) -> bool:
         """Answers when the model is open."""
+        if self.model is None:
+            import ray
+
+            self.model = ray.get(recipe[0]).open()
         return True
 
-    def run(self, work: Work[Any, R], item: Any, common: Any) -> tuple[R, dict[str, float], float]:
+    def run(self, recipe: list[Any], work: Work[Any, R], item: Any, common: Any) -> tuple[R, dict[str, float], float]:
         """The result, the seconds of its stages, and all of them."""
         began = time.perf_counter()
+        self.ready(recipe)
         result, stages = work(self.model, item if common is None else (common, item))
         return result, stages, time.perf_counter() - began
 
@@ -136,7 +145,7 @@ class RayPool:
         self.pace = Pace(actors=self._room())
         self.backlog = 0.0
         recipe = Recipes.of(model) if isinstance(model, tuple) else Recipe.of(model)
-        self._recipe = self._ray.put(recipe)  # held: an actor that is restarted asks for it again
+        self._recipe = [self._ray.put(recipe)]
         threads = {name: str(self.options.cpus) for name in ("ONNXVIS_THREADS", "OMP_NUM_THREADS")}
         made = self._ray.remote(_Actor).options(
             num_cpus=self.options.cpus,
@@ -145,9 +154,9 @@ class RayPool:
             max_task_retries=_RETRIES,
             runtime_env={"env_vars": threads},
         )
-        self._actors = [made.remote(self._recipe) for _ in range(self.pace.actors)]
+        self._actors = [made.remote() for _ in range(self.pace.actors)]
         try:
-            self._ray.get([actor.ready.remote() for actor in self._actors])
+            self._ray.get([actor.ready.remote(self._recipe) for actor in self._actors])
         except Exception as error:
             self.close()
             raise _ours(error, "the model cannot be opened by an actor") from error
@@ -230,7 +239,7 @@ class RayPool:
         self, number: int, work: Work[Any, R], source: Iterator[Any], shared: Any, pending: dict[Any, int]
     ) -> None:
         for item in source:
-            pending[self._actors[number].run.remote(work, item, shared)] = number
+            pending[self._actors[number].run.remote(self._recipe, work, item, shared)] = number
             return
 
     def _waiting(self, pending: dict[Any, int]) -> int:
@@ -254,7 +263,7 @@ class RayPool:
             with contextlib.suppress(Exception):
                 self._ray.kill(actor)
         self._actors = []
-        self._recipe = None
+        self._recipe = []
         if self._started:
             self._started = False
             self._ray.shutdown()

@@ -63,6 +63,30 @@ def test_both_files_are_written_and_b_borrows_what_it_lacks(place: Path) -> None
     assert sorted(p.name for p in (place / "out").iterdir()) == ["compare.json", "index.html"]
 
 
+def test_single_fields_of_the_preprocessing_of_each_side(place: Path) -> None:
+    """`--mean` is of A, `--mean-b` of B; B takes the rest from A, which has a file beside it."""
+    assert command(place, "--mean", "0.25", "--std-b", "2,2,2", "--interpolation-b", "nearest", "--size-b", "16") == 0
+    a, b = (written(place)[side]["preprocessing"] for side in "ab")
+    assert (a["mean"], a.get("std", [1.0]), a["interpolation"]) == ([0.25], [1.0], "bilinear")
+    assert (b["mean"], b["std"], b["interpolation"]) == ([0.25], [2.0, 2.0, 2.0], "nearest")
+    assert command(place, "--mean-b", "one", out="wrong") == 2
+
+
+@pytest.mark.parametrize(
+    "limit", [("--min-correlation", "nan"), ("--max-difference", "nan"), ("--min-correlation", "2")]
+)
+def test_limits_that_nothing_could_break_are_refused(
+    place: Path, limit: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(place, *limit) == 2
+    assert limit[0] in capsys.readouterr().err
+
+
+def test_a_picture_that_is_named_twice_counts_once(place: Path) -> None:
+    assert command(place, str(place / "photos"), str(place / "photos" / "0.png")) == 0
+    assert len(written(place)["pictures"]) == 4
+
+
 def test_two_runs_give_the_same_bytes(place: Path) -> None:
     assert [command(place, out=name) for name in ("one", "two")] == [0, 0]
     assert (place / "one" / "compare.json").read_bytes() == (place / "two" / "compare.json").read_bytes()

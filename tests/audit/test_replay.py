@@ -214,6 +214,12 @@ def test_what_is_no_manifest_is_said_to_be_none(tmp_path: Path, text: str) -> No
     assert found.results[0].differences[0].what == "manifest"
 
 
+def test_a_tolerance_that_is_no_number_is_refused(report: Path) -> None:
+    for wrong in (float("nan"), -1.0):
+        with pytest.raises(UsageError, match="tolerance"):
+            replay(report / "out", tolerance=wrong)
+
+
 def test_a_folder_without_manifests_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"manifest\.json"):
         replay(tmp_path)

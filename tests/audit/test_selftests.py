@@ -45,6 +45,7 @@ def test_a_sound_model_keeps_its_promises() -> None:
     assert chance["other seed"].value is not None
     assert chance["other seed"].value < 1
     assert all(r.sentence for r in results)
+    assert not any("e+" in r.sentence for r in results)
 
 
 def test_a_method_that_repeats_itself_badly_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,38 @@ def test_external_data_through_a_link_that_leaves(run: Run, tmp_path: Path, pict
     assert_one_error(*explain(run, tmp_path, path, picture), "outside the model's folder")
 
 
+def test_a_file_and_its_data_that_are_links_into_one_folder(run: Run, tmp_path: Path, picture: Path) -> None:
+    """As the cache of Hugging Face keeps them: both are links to files under other names."""
+    path = external(tmp_path, "weights.bin")
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    path.rename(blobs / "1111")
+    (tmp_path / "weights.bin").rename(blobs / "2222")
+    path.symlink_to(blobs / "1111")
+    (path.parent / "weights.bin").symlink_to(blobs / "2222")
+    code, text = explain(run, tmp_path, path, picture)
+    assert code == 0, text
+
+
+def test_a_link_to_a_file_with_its_data_beside_it(run: Run, tmp_path: Path, picture: Path) -> None:
+    path = external(tmp_path, "weights.bin")
+    (path.parent / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes())
+    link = tmp_path / "elsewhere" / "link.onnx"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    code, text = explain(run, tmp_path, link, picture)
+    assert code == 0, text
+
+
+def test_a_link_does_not_open_other_folders(run: Run, tmp_path: Path, picture: Path) -> None:
+    path = external(tmp_path, "weights.bin")
+    link = tmp_path / "elsewhere" / "link.onnx"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    (link.parent / "weights.bin").symlink_to(tmp_path / "weights.bin")
+    assert_one_error(*explain(run, tmp_path, link, picture), "outside the model's folder")
+
+
 def test_nan_weights(run: Run, tmp_path: Path, picture: Path) -> None:
     proto = convnet(size=16)
     weight = next(t for t in proto.graph.initializer if len(t.dims) == 4)
@@ -308,3 +340,31 @@ def test_names_that_are_not_text(run: Run, tmp_path: Path, model: Path, picture:
     path = tmp_path / "garbled.onnx"
     path.write_bytes(model.read_bytes().replace(b"MaxPool", b"Max\xc8ool"))
     assert_one_error(*explain(run, tmp_path, path, picture), "not text")
+
+
+def test_an_empty_name_is_not_the_folder_one_stands_in(run: Run, tmp_path: Path, model: Path, picture: Path) -> None:
+    assert_one_error(*explain(run, tmp_path, model, picture, ""), "empty text")
+
+
+def test_every_error_about_a_picture_names_it(run: Run, tmp_path: Path, model: Path, picture: Path) -> None:
+    deep = tmp_path / "deep.tiff"
+    Image.fromarray(np.full((8, 8), 70_000, np.int32)).save(deep)
+    code, text = explain(run, tmp_path, model, picture, deep)
+    assert code == 2
+    assert f"error: {deep}: the picture holds integers" in text
+    assert "1 of 2 pictures failed; the others are complete" in text
+
+
+def test_a_folder_takes_every_format_that_can_be_read_and_tells_of_the_rest(
+    run: Run, tmp_path: Path, model: Path, picture: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.ppm", "b.pgm", "c.avif"):
+        Image.open(picture).convert("L" if name == "b.pgm" else "RGB").save(folder / name)
+    (folder / "._a.ppm").write_bytes(b"what macOS leaves beside a file")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    code, text = explain(run, tmp_path, model, folder)
+    assert code == 2
+    assert "phone.heic is in a format of the HEIC family" in text
+    assert "1 of 4 pictures failed" in text

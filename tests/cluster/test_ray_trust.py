@@ -153,22 +153,6 @@ def test_an_audit_whose_driver_and_actor_are_killed(
     assert same_audit(out, local)
 
 
-def test_an_interrupted_audit_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = RayAuditing.pictures
-
-    def interrupted(self: RayAuditing, *arguments: Any) -> Iterator[Any]:
-        groups = honest(self, *arguments)
-        yield next(groups)
-        groups.close()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RayAuditing, "pictures", interrupted)
-    assert main(audit_command(tmp_path / "out", *RAY, "2")) == 130
-    kept = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert kept["interrupted"]
-    assert 0 < kept["pictures"]["finished"] < COUNT - 2
-
-
 def test_a_comparison_is_that_of_the_local_engine(local: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(compare_command(tmp_path / "out", *RAY, "2")) == 2
     assert same_comparison(tmp_path / "out", local)

@@ -212,6 +212,7 @@ def test_a_store_in_a_bucket_is_that_of_a_folder(
     assert "nothing was left to do" in capsys.readouterr().out
     assert weather.seen["fine"] == before
     machine("two")
+    weather.seen.clear()
     assert Store.open(url).fingerprint() == whole.fingerprint()
     reads = weather.seen["parts read"]
     assert reads == len(files)
@@ -307,8 +308,13 @@ def test_only_one_may_write(
 
 
 def test_a_damaged_store_is_said_to_be_one(
-    bucket: Path, model: onnxvis.Model, machine: Callable[[str], None], tmp_path: Path
+    bucket: Path,
+    model: onnxvis.Model,
+    machine: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
     client, url = boto3.client("s3"), "s3://photos/store-e"
     with pytest.raises(OnnxvisError, match="holds no store"):
         Store.open(url)

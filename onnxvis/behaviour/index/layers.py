@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxvis.behaviour.rectifiers import below_bound
 from onnxvis.errors import LayerError
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Tap:
 def unit_taps(model: Model, names: Sequence[str]) -> tuple[Tap, ...]:
     """The layers asked for; "auto" is the one that class activation maps would take.
 
+    Where that layer ends in a rectifier with an upper bound (ReLU6), what enters the rectifier is taken: at the bound
+    all places of a unit are alike, and none of them would be its strongest.
+
     Raises:
         LayerError: there is no such layer, or it has no units.
     """
@@ -78,14 +82,25 @@ def _named(model: Model, name: str) -> Tap:
     return _tap(model, model.layer(name), f"asked for as {name!r}")
 
 
-def _auto(model: Model) -> Tap:
+def _last_map(model: Model) -> Tap:
     head = model.head
     if head.cam_layer is None or head.channel_axis is None or head.spatial_axes is None:
         raise LayerError(
-            f"no layer of {model.name!r} could be chosen by structure: {head.reason} Name one with --layers; "
+            f"no layer of {model.name!r} could be chosen by structure: {head.reason}. Name one with --layers; "
             "`onnxvis inspect` lists them."
         )
     return _made(model, head.cam_layer, head.reason, head.channel_axis, head.spatial_axes)
+
+
+def _auto(model: Model) -> Tap:
+    """The last map, below an upper bound."""
+    tap = _last_map(model)
+    below = below_bound(model, tap.tensor)
+    if below is None:
+        return tap
+    tensor, bound = below
+    reason = f"it enters the rectifier, whose upper bound {bound:g} would make strong places alike; {tap.reason}"
+    return dataclasses.replace(tap, tensor=tensor, reason=reason)
 
 
 def _made(model: Model, tensor: str, reason: str, channel: int, spatial: tuple[int, int] | None) -> Tap:
@@ -126,16 +141,16 @@ def embedding_tap(model: Model, name: str | None) -> Tap:
     if head.linear is None:
         if head.cam_layer is not None:
             reason = f"the mean of the last map, since no last linear layer was found: {head.reason}"
-            return dataclasses.replace(_auto(model), reason=reason)
+            return dataclasses.replace(_last_map(model), reason=reason)
         raise LayerError(
             f"no layer of {model.name!r} is followed by a linear one, so none represents a picture by structure: "
-            f"{head.reason} Name one with --embedding; `onnxvis inspect` lists them."
+            f"{head.reason}. Name one with --embedding; `onnxvis inspect` lists them."
         )
     given = model.index.data_inputs(model.index.node(head.linear))
     tensor = _in_file(model, next(t for t in given if len(model.shapes.get(t, ())) in (2, 4)))
     if not model.in_file(tensor) and head.cam_layer is not None and model.in_file(head.cam_layer):
         reason = f"the mean of the last map, since {tensor!r} is not in the file itself"
-        return dataclasses.replace(_auto(model), reason=reason)
+        return dataclasses.replace(_last_map(model), reason=reason)
     tap = _tap(model, tensor, f"it enters the last linear layer ({head.linear!r})")
     words = f"{tap.reason}; its mean over the {tap.places} places"
     return dataclasses.replace(tap, reason=words) if tap.places > 1 else tap

@@ -36,14 +36,16 @@ class ClassSeed:
 
 
 def seed_of_class(tape: Tape, logits: str, class_index: str, classes: int) -> ClassSeed:
-    """The derivative of the asked class's logit by the logits; a negative index asks for the largest logit.
+    """The derivative of the asked class's logit by the logits; -1 (and -2, beside others) asks for the largest logit.
 
-    An index that no class has makes the run fail, as it should: Gather refuses it.
+    An index that no class has makes the run fail, as it should: Gather refuses it. It would count negative ones from
+    the end, so these are made as large as none.
     """
     scores = tape.tensor(logits)
     top = scores.reshape([-1, classes]).op("ArgMax", axis=1, keepdims=0)
     asked = tape.tensor(class_index)
     chosen = asked.op("Less", tape.constant(np.array(0, np.int64))).where(top, asked)
+    chosen = asked.op("Greater", tape.constant(np.array(-3, np.int64))).where(chosen, classes)
     index = tape.op("Gather", tape.constant(np.arange(classes, dtype=np.int64)), chosen)
     tape.known[index.name] = tape.known[top.name]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(scores.dtype)

@@ -29,7 +29,7 @@ def on_request(whole: onnx.ModelProto, own: onnx.ModelProto, image: str, class_i
         whole: the graph with its new outputs, made by :func:`onnxvis.graph.gradient.attach.attach`.
         own: the graph without them; its nodes are the first nodes of ``whole``.
         image: the input on which the graph's own nodes depend.
-        class_index: the int64 input ``(N,)``; something is asked for where one of its values is above -2.
+        class_index: the int64 input ``(N,)``; something is asked for where one of its values is not -2.
     """
     before = {value.name for value in own.graph.output}
     new = [value for value in whole.graph.output if value.name not in before]
@@ -47,8 +47,10 @@ def on_request(whole: onnx.ModelProto, own: onnx.ModelProto, image: str, class_i
 
 
 def _condition(class_index: str) -> list[onnx.NodeProto]:
-    names = [f"{_PREFIX}{word}" for word in ("none", "above", "count_each", "axis", "count", "zero", "condition")]
-    none, above, each, axis, count, zero, condition = names
+    names = [
+        f"{_PREFIX}{word}" for word in ("none", "silent", "asked", "count_each", "axis", "count", "zero", "condition")
+    ]
+    none, silent, asked, each, axis, count, zero, condition = names
 
     def constant(name: str, values: list[int], rank: int) -> onnx.NodeProto:
         tensor = helper.make_tensor(name, TensorProto.INT64, [len(values)] * rank, values)
@@ -56,8 +58,9 @@ def _condition(class_index: str) -> list[onnx.NodeProto]:
 
     return [
         constant(none, [-2], 0),
-        helper.make_node("Greater", [class_index, none], [above], name=above),
-        helper.make_node("Cast", [above], [each], name=each, to=TensorProto.INT64),
+        helper.make_node("Equal", [class_index, none], [silent], name=silent),
+        helper.make_node("Not", [silent], [asked], name=asked),
+        helper.make_node("Cast", [asked], [each], name=each, to=TensorProto.INT64),
         constant(axis, [0], 1),
         helper.make_node("ReduceSum", [each, axis], [count], name=count, keepdims=0),
         constant(zero, [0], 0),
