@@ -9,7 +9,8 @@ equal   20,000 pictures (Fashion-MNIST as PNG files, through a small CNN that is
 kills   4,000 of them and a broken one in shards of 32: actors killed with SIGKILL at random moments, then drivers; what
         the store answers must equal an undisturbed local run, bit for bit.
 memory  peak resident memory of driver, actors and Ray's own processes at 10,000 to 100,000 pictures (hard links).
-costs   what a shard of a network of usual size sends to the driver, and how fast the driver commits shards.
+costs   what a shard of a network of usual size sends to the driver, and how fast the driver commits shards, one by one
+        or several that an actor brought together.
 
 Every run is a process of its own; what it started is ended with it. Linux, since /proc is read.
 """
@@ -21,6 +22,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -379,35 +381,41 @@ def costs(scratch: Path) -> bool:
     spec = IndexSpec((taps[0],), taps[1])
     rng = np.random.default_rng(0)
     top = tuple((i, f"class {i}", 0.2) for i in range(5))
-    for size, shards in ((256, 32), (1024, 16), (4096, 8)):
+    for size, together, commits in ((256, 1, 32), (256, 16, 8), (1024, 1, 16), (1024, 4, 8), (4096, 1, 8)):
         counted = LayerTally(units, spec.top_k, spec.accuracy, compiled=True)
         for start_at in range(0, size, 64):
             maps = rng.standard_normal((64, units, 7, 7), np.float32) - 1
             counted.add(np.maximum(maps, 0), np.arange(start_at, start_at + 64))
         counted.count()
         embedding = rng.random((size, units), np.float32)
-        folder = StoreFolder(scratch / f"costs-{size}", spec, size)
-        seconds, sent = [], 0
-        for number in range(shards):
-            names = range(number * size, (number + 1) * size)
-            answers = [
-                Answer(PictureRow(n, f"/data/pictures/{n:09d}.jpg", f"{n:064x}", 500, 375, "", "a", top), vector)
-                for n, vector in zip(names, embedding, strict=True)
-            ]
-            partial = pickle.dumps(Partial(answers, Tally(frozenset([number]), {"layer": counted})))
+        out = scratch / f"costs-{size}-{together}"
+        folder = StoreFolder(out, spec, size)
+        seconds, sent, pictures = [], 0, size * together
+        for commit in range(commits):
+            merged = Partial()
+            for shard in range(commit * together, (commit + 1) * together):
+                answers = [
+                    Answer(PictureRow(n, f"/data/pictures/{n:09d}.jpg", f"{n:064x}", 500, 375, "", "a", top), vector)
+                    for n, vector in zip(range(shard * size, (shard + 1) * size), embedding, strict=True)
+                ]
+                merged.merge(Partial(answers, Tally(frozenset([shard]), {"layer": counted})))
+            partial = pickle.dumps(merged)
             sent = len(partial)
             began = time.perf_counter()
             folder.commit(pickle.loads(partial))
             seconds.append(time.perf_counter() - began)
         mean = sum(seconds) / len(seconds)
-        stored = stored_bytes(scratch / f"costs-{size}") / (shards * size)
+        stored = stored_bytes(out) / (commits * pictures)
         rows.append([
-            f"{size:,}", f"{sent / 1e6:.1f}", f"{sent / size / 1e3:.1f}", f"{1e3 * statistics.median(seconds):.0f}",
-            f"{1e3 * mean:.0f}", f"{size / mean:,.0f}", f"{stored / 1e3:.1f}",
+            f"{size:,}", f"{together}", f"{sent / 1e6:.1f}", f"{sent / pictures / 1e3:.1f}",
+            f"{1e3 * statistics.median(seconds):.0f}", f"{1e3 * mean:.0f}", f"{pictures / mean:,.0f}",
+            f"{stored / 1e3:.1f}",
         ])  # fmt: skip
+        shutil.rmtree(out)
     heads = [
-        "pictures in a shard", "sent to the driver, MB", "kB a picture", "commit, ms, median",
-        "mean, with folding and compaction", "pictures/s that the driver can commit", "store, kB a picture",
+        "pictures in a shard", "shards brought together", "sent to the driver, MB", "kB a picture",
+        "commit, ms, median", "mean, with folding and compaction", "pictures/s that the driver can commit",
+        "store, kB a picture",
     ]  # fmt: skip
     write("costs", [
         "One layer of 1,280 units with 7 x 7 places, embeddings of 1,280 numbers, k = 32, accuracy 1 %; random numbers "

@@ -269,7 +269,7 @@ def _checked(model: Model, method: str, layer: str | None, upsample: bool) -> La
         raise UsageError(f"{method} is already as large as the picture; leave the up-sampling out.")
     logits = model.logits
     shape = model.shapes[logits.tensor]
-    if logits.kind != "classifier" or int(np.prod(shape)) != shape[logits.class_axis] * shape[0]:
+    if logits.kind != "classifier" or int(np.prod(shape)) != shape[logits.class_axis] * model.example_shape()[0]:
         raise ModelError(
             f"the logits {logits.tensor!r} have shape {shape}: a class index needs one score for each class. Dense "
             "outputs and detectors are explained by `onnxvis explain`."

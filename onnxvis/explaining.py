@@ -93,8 +93,8 @@ def explain(
     images: Sequence[Any] = image if several else [image]  # type: ignore[assignment]
     targets = _targets_per_image(target, len(images), several)
     plan = request(model, method, options, layer)
-    settings = Settings(batch_size, float64, seed, allow_unverified, progress or silent)
     _check_batch_size(batch_size)
+    settings = Settings(batch_size, float64, seed, allow_unverified, progress or silent)
     results: list[list[Explanation]] = []
     for start in range(0, len(images), batch_size):
         prepared = [model.prepare(one) for one in images[start : start + batch_size]]
@@ -106,8 +106,8 @@ def explain(
 
 
 def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise UsageError(f"the batch size is at least 1, not {batch_size}.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"the batch size is a whole number of at least 1, not {batch_size!r}.")
 
 
 def _is_single(specs: tuple[TargetSpec, ...]) -> bool:
@@ -268,7 +268,7 @@ def _explanation(
     settings: Settings,
     seconds: float,
 ) -> Explanation:
-    notes = list(found.notes)
+    notes = [note for note in (model.labels_note, *found.notes) if note]
     if found.parity is not None:
         if not settings.allow_unverified:
             found.parity.require()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from onnxvis.errors import ModelError, OnnxvisError, PreprocessingError
+from onnxvis.errors import LayerError, ModelError, OnnxvisError, PreprocessingError, UsageError
 from onnxvis.graph.canonical import Canonical, canonicalize
 from onnxvis.graph.expose import available_tensors
 from onnxvis.graph.head import Head, Logits, find_head, find_logits
@@ -210,12 +210,25 @@ class Model:
         """The table of layers: tensor, operator, shape, parameters, receptive field."""
         return layer_table(self.canonical.model, self.shapes, self.fields, index=self.index)
 
+    @property
+    def labels_note(self) -> str:
+        """What is to be said where there are more or fewer names than classes; empty where they fit."""
+        names, form = len(self.labels), self.output_form
+        classes = self.shapes[self.logits.tensor][self.logits.class_axis] - form.first_class
+        if not names or names == classes or form.detector:
+            return ""
+        beside = classes > 1 and abs(names - classes) == 1
+        offset = ": one of them may lack a background class, and every name be one off" if beside else ""
+        return f"the labels name {names} classes and the model has {classes}{offset}; {self.labels.source}"
+
     def layer(self, name: str) -> str:
         """The tensor that a layer name stands for.
 
         Raises:
             LayerError: there is none; the nearest names are suggested.
         """
+        if not isinstance(name, str):
+            raise LayerError(f"a layer is named by a text, not by {name!r}; `onnxvis inspect` lists them.")
         return resolve_layer(name, self.index, self.layers)
 
     def in_file(self, tensor: str) -> bool:
@@ -260,14 +273,15 @@ class Model:
 
         Args:
             image: a path, bytes, a PIL image, an ``(H, W[, C]) uint8`` array, or a float array already in
-                the model's input shape, used as it is.
+                the model's input shape, used as it is; a torch tensor counts as the array that it holds.
 
         Raises:
             PictureError: it is not a picture, or an array of the wrong shape.
             PreprocessingError: nobody said how to prepare pictures for this model.
         """
-        from onnxvis.picture import open_picture
+        from onnxvis.picture import array_of, open_picture
 
+        image = array_of(image)
         if isinstance(image, np.ndarray) and image.dtype.kind == "f":
             return Prepared.from_array(image, self.image_input.shape, self._dtype(), self.layout)
         if self.preprocessing is None:
@@ -348,6 +362,10 @@ class Model:
             "gradients": self.engine.gradient_choice,
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and sent to other processes as the file and the options; sessions are opened there anew."""
+        return _opened_again, (self.file, self.options())
+
     def __repr__(self) -> str:
         return f"<onnxvis.Model {self.name!r} {self.image_input} -> {', '.join(map(str, self.outputs))}>"
 
@@ -398,6 +416,10 @@ def load(
     )
 
 
+def _opened_again(file: ModelFile, options: dict[str, Any]) -> Model:
+    return Model(file, **options)
+
+
 def _inputs(proto: onnx.ModelProto) -> tuple[TensorSpec, ...]:
     weights = {t.name for t in proto.graph.initializer} | {t.values.name for t in proto.graph.sparse_initializer}
     return tuple(_spec(value) for value in proto.graph.input if value.name not in weights)
@@ -429,6 +451,8 @@ def _constants(inputs: Sequence[TensorSpec], given: Mapping[str, Any]) -> dict[s
 
 
 def _image_input(inputs: Sequence[TensorSpec], constants: Mapping[str, np.ndarray]) -> TensorSpec:
+    if not isinstance(constants, Mapping):
+        raise UsageError(f"values of other inputs are given as {{name: array}}, not as {type(constants).__name__}.")
     unknown = [name for name in constants if name not in {spec.name for spec in inputs}]
     if unknown:
         raise ModelError(f"the model has no input {unknown[0]!r}; its inputs: {', '.join(map(str, inputs))}.")

@@ -54,10 +54,12 @@ def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Mode
         proto, data = source, source.SerializeToString(deterministic=True)
     elif isinstance(source, bytes):
         proto, data = _parse(source, "the bytes given"), source
-    else:
+    elif isinstance(source, str | os.PathLike):
         path = Path(source)
         data = _read(path)
         proto = _parse(data, str(path))
+    else:
+        raise ModelError(f"a {type(source).__name__} is not a model: give a path, bytes or an onnx.ModelProto.")
     where = str(path) if path else "the model"
     _check_graph(proto, where)
     external = _external_files(proto, path, where)

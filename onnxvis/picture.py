@@ -28,7 +28,7 @@ from onnxvis.locations import is_location, location_name, read_location, redacte
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Picture", "PictureSource", "Pixels", "open_picture"]
+__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Picture", "PictureSource", "Pixels", "array_of", "open_picture"]
 
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 PictureSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
@@ -95,6 +95,20 @@ class Picture:
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         small = Image.fromarray(self.rgb()).resize(size, Image.Resampling.BOX)
         return np.asarray(small, dtype=np.uint8)
+
+
+def array_of(source: Any) -> Any:
+    """The numpy array that a tensor of torch or another library holds; anything else as it is.
+
+    Raises:
+        PictureError: it cannot be read from here, such as a tensor on a GPU or one that requires a gradient.
+    """
+    if isinstance(source, np.ndarray) or not hasattr(source, "__array__"):
+        return source
+    try:
+        return np.asarray(source)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise PictureError(f"a {type(source).__name__} cannot be read as an array: {error}") from error
 
 
 def open_picture(source: PictureSource) -> Picture:

@@ -89,7 +89,8 @@ def logits_of(model: Model, arrays: dict[str, np.ndarray], images: int) -> np.nd
     if logits.ndim < 2 or len(logits) != images:
         raise ModelError(
             f"the explained tensor {model.logits.tensor!r} has shape {logits.shape} for {images} pictures: its first "
-            "axis does not count pictures. Choose another output with --output."
+            "axis does not count pictures. Choose another output with --output; where it counts the steps of a "
+            "sequence, as in text recognizers, export the model with the batch first."
         )
     if not np.isfinite(logits).all():
         raise ModelError(

@@ -107,6 +107,26 @@ def test_an_index_that_no_class_has_fails_the_run(index: int, on_request: bool) 
         run(proto, {"image": X, "class_index": classes(index)})
 
 
+def test_scores_for_each_step_of_a_sequence_that_come_first_are_no_class_scores() -> None:
+    """As text recognizers write them, (steps, N, classes): refused, in a file and in a run."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 3, 8, 8] image) => (float[8, 1, 5] scores)
+        <float[4, 3, 3, 3] w = {"""
+        + ", ".join(str((i % 7) / 7) for i in range(108))
+        + """},
+         float[4, 5] v = {"""
+        + ", ".join(str((i % 5) / 5) for i in range(20))
+        + """}>
+        { c = Conv <pads = [1, 1, 1, 1]> (image, w)  r = Relu(c)  m = ReduceMean <axes = [2], keepdims = 0> (r)
+          t = Transpose <perm = [2, 0, 1]> (m)  scores = MatMul(t, v) }"""
+    )
+    opened = onnxvis.load(model)
+    with pytest.raises(ModelError, match="a class index needs one score for each class"):
+        embed(opened, layer="r")
+    with pytest.raises(ModelError, match="export the model with the batch first"):
+        onnxvis.explain(opened, np.zeros((1, 3, 8, 8), np.float32), method="occlusion")
+
+
 def test_a_softmax_at_the_end_is_left_alone_and_its_input_explained() -> None:
     proto = NET.model(after=[helper.make_node("Softmax", ["logits"], ["p"], "sm")], output="p")
     model = onnxvis.load(proto)

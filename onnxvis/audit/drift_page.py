@@ -145,8 +145,8 @@ def _line(row: PictureDrift) -> str:
     chances = [_percent(p) for p in row.probability]
     answer = f"A answers {first!r}, B {second!r}" if row.flipped else f"both answer {first!r}"
     return (
-        f"{answer}; A's class has {chances[0]} in A and {chances[1]} in B; {row.top5_overlap:.0%} of the five "
-        f"strongest classes are common; logits differ by at most {row.logit_max:.3g} ({row.logit_relative:.1%})"
+        f"{answer}; A's class has {chances[0]} in A and {chances[1]} in B; {100 * row.top5_overlap:.0f} % of the five "
+        f"strongest classes are common; logits differ by at most {row.logit_max:.3g} ({_percent(row.logit_relative)})"
     )
 
 
@@ -159,9 +159,9 @@ def verdict(comparison: Comparison) -> str:
     flips = summary["flips"]
     parts = [f"The answer flips on {comparison.flips} of {len(rows)} pictures"]
     if flips.mean is not None and flips.low is not None and flips.high is not None:
-        parts[0] += f" ({flips.mean:.1%}; 95 % interval {flips.low:.1%} to {flips.high:.1%})"
+        parts[0] += f" ({_percent(flips.mean)}; 95 % interval {_percent(flips.low)} to {_percent(flips.high)})"
     largest = max(row.logit_relative for row in rows)
-    parts.append(f"logits differ by at most {largest:.2%} of the largest")
+    parts.append(f"logits differ by at most {100 * largest:.3g} % of the largest")
     for method in comparison.methods:
         ranks = [m.rank for row in rows for m in row.maps if m.method == method and m.rank is not None]
         if ranks:
@@ -238,14 +238,14 @@ def _row(row: PictureDrift) -> dict[str, Any]:
         "b": row.top1[1][1],
         "pa": _percent(row.probability[0]),
         "pb": _percent(row.probability[1]),
-        "top5": f"{row.top5_overlap:.0%}",
-        "logits": f"{row.logit_relative:.2%}",
+        "top5": f"{100 * row.top5_overlap:.0f} %",
+        "logits": f"{100 * row.logit_relative:.2f} %",
         "maps": [_figure(m.rank) for m in row.maps],
     }
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _figure(value: float | None) -> str:

@@ -166,11 +166,13 @@ def randomization_test(
         progress: called with (stage, done, total).
 
     Raises:
-        UsageError: no pictures, or another mode.
+        UsageError: no pictures, another mode, or a negative seed.
         ModelError: the model has no weights to randomise.
     """
     if mode not in ("cascading", "independent"):
         raise UsageError(f"the randomization test is 'cascading' or 'independent', not {mode!r}.")
+    if seed < 0:
+        raise UsageError(f"a seed is a whole number from 0, not {seed}.")
     if not prepared:
         raise UsageError("the randomization test needs at least one picture.")
     layers = weight_layers(with_weights(model.file), model.logits.tensor)
@@ -286,7 +288,7 @@ def _verdict(method: str, stages: Sequence[Stage], mode: str) -> MethodVerdict:
     value = float(np.mean(known))
     verdict = UNCHANGED if value > BOUND else DEPENDS
     part = stages[-1].parts if mode == "cascading" else sum(s.parts for s in stages)
-    how = f"while the last {part:.0%} of the layers become random"
+    how = f"while the last {100 * part:.0f} % of the layers become random"
     how += "" if mode == "cascading" else ", one group at a time"
     empty = len(stages) - len(known)
     left = f"; at {empty} of {len(stages)} stages there was no map to compare" if empty else ""

@@ -151,12 +151,14 @@ def replay(
         progress: called with (stage, done, total).
 
     Raises:
-        UsageError: there is no manifest, or the tolerance is no number.
+        UsageError: there is no manifest, or the tolerance, the sample or the seed is out of range.
         ModelError: the model cannot be read (a missing one is a result, not an error).
     """
     report = progress or silent
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"the tolerance is a part of the map's size from 0, not {tolerance!r}.")
+    if seed < 0 or (sample is not None and sample < 1):
+        raise UsageError(f"a sample has at least 1 map and a seed from 0, not {sample} and {seed}.")
     paths, audit = _manifests(Path(what))
     chosen = paths
     if sample is not None and sample < len(paths):

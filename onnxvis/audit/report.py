@@ -80,6 +80,12 @@ class AuditPlan:
     seed: int = 0
     allow_unverified: bool = False
 
+    def __post_init__(self) -> None:
+        """Numbers that nothing could be done with are refused before any work."""
+        for name, least in (("limit", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} of an audit is at least {least}, not {getattr(self, name)}.")
+
 
 @dataclass(frozen=True, eq=False)
 class AuditResult:

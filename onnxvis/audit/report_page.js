@@ -198,10 +198,17 @@
   const choose = () => {
     const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = matches[$("filter").value];
+    const bound = $("bound").value.trim() === "" ? null : Number($("bound").value);
+    const sign = $("relation").value === "most" ? -1 : 1;
+    const reaches = (entry) => {
+      if (bound === null) return true;
+      const found = value(entry, $("measure").value);
+      return found !== null && sign * found >= sign * bound;
+    };
     let shown = 0;
     for (const card of cards) {
       const entry = page.entries[card.dataset.number];
-      card.hidden = !fits(entry) || !words.every((word) => entry.words.includes(word));
+      card.hidden = !fits(entry) || !reaches(entry) || !words.every((word) => entry.words.includes(word));
       shown += !card.hidden;
     }
     $("count").textContent = `${shown} of ${cards.length}`;
@@ -221,7 +228,7 @@
   };
 
   const showAll = () => {
-    $("search").value = $("filter").value = "";
+    $("search").value = $("filter").value = $("bound").value = "";
     choose();
   };
 
@@ -254,10 +261,10 @@
 
   const changed = (event) => {
     const id = event.target.id;
-    if (id === "search" || id === "filter") choose();
+    if (["search", "filter", "measure", "relation", "bound"].includes(id)) choose();
     else if (id === "sort") order();
     else settle();
-    if (!["search", "filter", "sort", "opacity", "size", "objects"].includes(id) && event.target.name !== "view") redraw();
+    if (!["search", "filter", "measure", "relation", "bound", "sort", "opacity", "size", "objects"].includes(id) && event.target.name !== "view") redraw();
   };
 
   // --- enlarged ---------------------------------------------------------------------------------

@@ -124,6 +124,7 @@ def _values(folder: FinishedFolder, data: Mapping[str, Any]) -> dict[str, Any]:
         "cards": lambda: _cards(folder, data, side),
         "page_data": json_block(_page_data(data, titles)),
         "sorts": _sorts(data, titles),
+        "measures": _measures(data, titles),
         "made": f"onnxvis {__version__}, {data['times']['started']}, {data['times']['seconds']:g} s in the last run",
     }
 
@@ -250,6 +251,18 @@ def _sorts(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str
                 words = f"{metric['title']} of {titles[method['method']]}, worst first"
                 found.append((f"{sign}metrics.{method['method']} {metric['name']}", words))
     return found
+
+
+def _measures(data: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Numbers of a picture that the page can be narrowed by: a key for the script, and words."""
+    found = [("confidence", "confidence")]
+    if data["agreement"] is not None:
+        found.append(("agreement", "agreement of the methods"))
+    return found + [
+        (f"metrics.{row['method']} {metric['name']}", f"{metric['title']} of {titles[row['method']]}")
+        for metric in data["metrics"]
+        for row in metric["methods"]
+    ]
 
 
 def _environment() -> jinja2.Environment:

@@ -127,11 +127,13 @@ def find_items(given: Sequence[str], labels: Labels, classes: int | None) -> Ite
 
     Raises:
         UsageError: a label file that cannot be read, or a label that no class has.
-        PictureError: no picture at all.
+        PictureError: no picture at all, or an empty name.
     """
     items: list[Item] = []
     sources: list[str] = []
     for name in given:
+        if not name.strip():
+            raise PictureError("an empty text names no picture: give a file, a folder, a label file or a URL.")
         if Path(name).suffix.lower() in _CSV_ENDINGS:
             items += _from_csv(Path(name), labels, classes)
             sources.append(f"the label file {name}")

@@ -105,6 +105,8 @@ class Activations:
         Of several units a few values can be so large that all others would look like 0, so their scale is clipped
         where 0.2 % of the values lie outside; its note says so.
         """
+        for unit in units or ():
+            self._known(unit)
         chosen = [v if units is None else v[list(units)] for v in self.values]
         percentile = None if units is not None and len(units) == 1 else 99.8
         return Scale.for_maps(chosen, signed=self.signed, units="activation", percentile=percentile)
@@ -219,9 +221,12 @@ class Activations:
         plain = [slug(Path(name).stem or "picture") for name in self.names]
         return [n if plain.count(n) == 1 else f"{n}-{k + 1}" for k, n in enumerate(plain)]
 
-    def _checked(self, unit: int, picture: int) -> Array:
+    def _known(self, unit: int) -> None:
         if not 0 <= unit < self.units:
             raise LayerError(f"layer {self.layer!r} has no unit {unit}: it has {self.units}, 0 to {self.units - 1}.")
+
+    def _checked(self, unit: int, picture: int) -> Array:
+        self._known(unit)
         if self.values[picture][unit].size == 1:
             raise LayerError(f"layer {self.layer!r} has no places, so a unit of it cannot be laid over a picture.")
         one: Array = self.values[picture][unit]

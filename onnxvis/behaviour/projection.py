@@ -62,12 +62,15 @@ def project(
         seed: of everything random.
 
     Raises:
-        UsageError: fewer than 4 rows, values that are not finite, an unknown method, or a perplexity out of range.
+        UsageError: fewer than 4 rows, values that are not finite, an unknown method, or a perplexity or seed out of
+            range.
         DependencyError: UMAP is asked for and not installed.
     """
     if method not in METHODS:
         raise UsageError(f"there is no projection {method!r}; there are {', '.join(METHODS)}."
                          f"{did_you_mean(method, METHODS)}")  # fmt: skip
+    if not 0 <= seed < 1 << 32:
+        raise UsageError(f"a seed is a whole number from 0 to {(1 << 32) - 1}, not {seed}.")
     if vectors.ndim != 2 or len(vectors) < 4:
         raise UsageError(f"a projection needs at least 4 pictures; the store has {len(vectors)}.")
     if not np.isfinite(vectors).all():

@@ -101,7 +101,8 @@ def _sprites(thumbnails: Thumbnails) -> tuple[str, int, int]:
             sheet.paste(tile, (k % columns * side, k // columns * side))
         for quality in (86, 72):
             buffer = io.BytesIO()
-            sheet.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+            # Not "optimize": Pillow then has room for one byte a pixel only, and noise takes more.
+            sheet.save(buffer, "JPEG", quality=quality, subsampling=0)
             if buffer.tell() <= MOST_SPRITE_BYTES or side <= _SMALLEST_SIDE:
                 uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
                 return uri, side, columns

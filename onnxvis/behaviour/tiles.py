@@ -84,7 +84,8 @@ def tile_uri(tile: Tile, cell: int) -> str:
     if max(tile.pixels.shape[:2]) * 2 <= cell:
         return "data:image/png;base64," + base64.b64encode(png_bytes(drawn)).decode("ascii")
     buffer = io.BytesIO()
-    drawn.save(buffer, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
+    # Not "optimize": Pillow then has room for one byte a pixel only, and noise takes more.
+    drawn.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -78,7 +78,7 @@ def audit(
     gradients: o.Gradients = "auto",
     size: o.Size = None,
     batch_size: o.BatchSize = 8,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Keep maps whose parity check failed, stamped as unverified.")
     ] = False,
@@ -151,7 +151,7 @@ def replay(
             "gradients 0.01.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was found.")
     ] = None,

@@ -17,8 +17,9 @@ from onnxvis.progress import Progress, silent
 
 __all__ = ["err", "out", "pace_text", "progress_bar", "run", "say_error", "visible"]
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji: ":x:" in a file name or a label is text.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 _WIDE, _BAR, _SHORT_BAR = 100, 40, 16
 _AVERAGED = 300.0  # seconds over which the pace is a mean: results of actors come in bursts

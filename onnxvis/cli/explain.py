@@ -63,6 +63,8 @@ def run_job(job: Job) -> int:
     items = chunk_items(picture_files(job.images))
     requests, skipped = _requests(job)
     _make_folder(job.out)
+    if job.model.labels_note:
+        err.print(f"[yellow]note:[/] {escape(visible(job.model.labels_note))}")
     for note in skipped:
         err.print(f"[yellow]left out:[/] {escape(visible(note))}")
     run, code = _Run(), 0

@@ -24,6 +24,7 @@ from onnxvis.behaviour.gan.repairing import artifact_units, repair
 from onnxvis.behaviour.gan.segmenters import chosen_segmenter
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.options import parse_numbers, parse_pairs
+from onnxvis.cli.results import own_folder
 from onnxvis.errors import UsageError
 from onnxvis.progress import Progress
 
@@ -121,6 +122,7 @@ def show_layers(opening: Opening) -> int:
 
 def run_dissect(opening: Opening, marking: Marking, layer: str | None, samples: int, folder: Path, quiet: bool) -> int:
     """Dissect, write the page, and list the best units."""
+    own_folder(folder, "dissection.json")
     generator = opening.open()
     segmenter = marking.segmenter_for(generator)
     with progress_bar(quiet) as progress:
@@ -189,6 +191,9 @@ def run_intervention(kind: str, opening: Opening, marking: Marking, wish: Wish, 
     """Ablate or insert units: measure, compare with random units, write the page."""
     if (wish.units is None) == (wish.concept is None):
         raise UsageError("say which units: either --units NUMBERS or --concept NAME.")
+    if wish.value is not None and not np.isfinite(wish.value):
+        raise UsageError(f"--value takes a finite number, not {wish.value}.")
+    own_folder(folder, "manifest.json")
     region = parse_region(wish.region)
     generator = opening.open()
     segmenter = marking.segmenter_for(generator)

@@ -16,7 +16,7 @@ GeneratorPath = Annotated[
     Path, typer.Argument(metavar="GENERATOR", help="The generator's .onnx file.", show_default=False)
 ]
 Layer = Annotated[str | None, typer.Option(help="Its feature map; chosen by structure if left out.")]
-Seed = Annotated[int, typer.Option(help="Of samples and searches: a seed and a number give the same picture.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of samples and searches: a seed and a number give the same picture.")]
 Segmenter = Annotated[
     str | None,
     typer.Option(

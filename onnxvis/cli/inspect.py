@@ -55,6 +55,8 @@ def _file(model: Model) -> None:
 
 def _graph(model: Model) -> None:
     _line("explained", model.logits.tensor, model.logits.reason)
+    if model.labels_note:
+        _line("", model.labels_note)
     head = model.head
     _line("head", head.kind, "original CAM applies" if head.cam_applies else "original CAM does not apply")
     if head.cam_layer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,17 +40,21 @@ def open_store(path: str) -> Store:
 
 
 def own_folder(out: Path, data: str) -> None:
-    """Refuse, before any work, a folder that cannot be one or whose page another program wrote.
+    """Refuse, before any work, a folder that cannot be one or be written, or whose page another program wrote.
 
     Args:
         out: where the results go.
         data: the file that the command writes before its page.
 
     Raises:
-        UsageError: it is a file, or has an index.html without the data.
+        UsageError: it or a folder above it is a file, or it has an index.html without the data.
+        OutputError: nothing can be written there.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; name a folder with --out.")
+    there = next((place for place in (out, *out.parents) if os.path.lexists(place)), Path())
+    if not there.is_dir():
+        raise UsageError(f"{there} is a file; name a folder with --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {out}: {there} may not be written. Choose another folder with --out.")
     if (out / "index.html").exists() and not (out / data).exists():
         raise UsageError(f"{out} holds an index.html of something else (no {data}). Choose another folder with --out.")
 

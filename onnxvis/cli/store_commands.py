@@ -27,7 +27,7 @@ Layer = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Top = Annotated[float, typer.Option("--top", help="Part of its activations over the store that a unit's mask keeps.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
 
 
 def register(app: typer.Typer) -> None:

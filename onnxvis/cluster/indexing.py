@@ -7,7 +7,7 @@ together what the actors send. What the actors bring together grows while this p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from onnxvis.behaviour.index.run import LARGEST_SHARD, prepare_model
@@ -84,7 +84,7 @@ class RayIndexing:
         self._options = options or ClusterOptions()
         self.pace = Pace()
 
-    def partials(self, model: Model, spec: IndexSpec, shards: Sequence[Shard]) -> Iterator[Partial]:
+    def partials(self, model: Model, spec: IndexSpec, shards: Sequence[Shard]) -> Generator[Partial, None, None]:
         """The partial results of all shards, each in exactly one, in any order; some come merged.
 
         Raises:

@@ -46,6 +46,8 @@ def get_method(name: str) -> Method:
     Raises:
         UsageError: there is none; the nearest names are suggested.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"a method is one name, not {name!r}. The methods: {', '.join(_MODULES)}.")
     key = name.strip().lower().replace("_", "-")
     if key not in _MODULES:
         hint = did_you_mean(key, _MODULES)

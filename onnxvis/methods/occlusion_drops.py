@@ -27,7 +27,7 @@ from onnxvis.runtime.bfloat16 import Bfloat16
 __all__ = ["Drops", "Findings", "Settings"]
 
 _SAMPLE = 8
-_SAMPLE_PART = 32
+_SAMPLE_PART = 50
 _FEW = 32
 _SHORT = 0.2
 _HOPE = 0.4

@@ -74,8 +74,9 @@ class Prepared:
         fits = values.ndim == 4 and values.shape[0] == 1 and values.size > 0
         if not fits or any(d not in (None, n) for d, n in zip(declared[1:], values.shape[1:], strict=True)):
             raise PictureError(
-                f"an array of shape {np.shape(array)} does not fit the model's input {_shown(input_shape)}: "
-                "give one input, with or without a leading axis of 1."
+                f"an array of shape {np.shape(array)} does not fit the model's input {_shown(input_shape)}: a float "
+                "array is one whole input, with or without a leading axis of 1 (several: a list of them); a picture "
+                "of any size is an array (H, W, C) of uint8."
             )
         if not np.isfinite(values if values.dtype.kind in "fiu" else values.astype(np.float64)).all():
             raise PictureError("the array holds NaN or infinite values: replace them first.")

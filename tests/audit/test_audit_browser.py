@@ -146,6 +146,18 @@ def test_search_filter_sort_and_targets(report: AuditResult, page: Page) -> None
     assert order(page) == wrong
     assert page.text("#count") == f"{len(wrong)} of {len(entries)}"
     pick(page, "#filter", "")
+    drops = [
+        next(r["values"]["deletion"]["value"] for r in e["metrics"] if r["method"] == "occlusion") for e in entries
+    ]
+    middle = sorted(drops)[len(drops) // 2]
+    pick(page, "#measure", "metrics.occlusion deletion")
+    for relation, keeps in (("least", [k for k, v in enumerate(drops) if v >= middle]), ("most", None)):
+        pick(page, "#relation", relation)
+        pick(page, "#bound", repr(middle))
+        assert order(page) == (keeps or [k for k, v in enumerate(drops) if v <= middle])
+    page.evaluate("document.getElementById('bound').value = ''")
+    pick(page, "#relation", "least")
+    assert order(page) == list(range(len(entries)))
     sure = [e["prediction"]["top"][0]["probability"] for e in entries]
     pick(page, "#sort", "-confidence")
     assert order(page) == sorted(range(len(entries)), key=lambda k: -sure[k])

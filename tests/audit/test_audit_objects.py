@@ -18,7 +18,7 @@ from onnxvis.audit.report import AuditResult, audit
 from onnxvis.audit.report_outline import outline_of_boxes, outline_of_mask
 from onnxvis.audit.report_words import LEAST_PICTURES, findings
 from onnxvis.cli import main
-from onnxvis.errors import OutputError, ResultExistsError, UsageError
+from onnxvis.errors import OutputError, PictureError, ResultExistsError, UsageError
 from onnxvis.explaining import explain
 from onnxvis.single_writer import single_writer
 
@@ -181,6 +181,24 @@ def test_a_folder_that_is_being_written_is_refused(root: Path, tmp_path: Path) -
         assert main(["evaluate", *files, "-o", str(tmp_path / "e.json"), "-m", "grad-cam"]) == 2
     assert not (tmp_path / "c" / "compare.json").exists()
     assert not (tmp_path / "e.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"limit": 0}, {"batch_size": 0}])
+def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="at least"):
+        dataclasses.replace(PLAN, **wrong)
+
+
+def test_an_empty_name_is_not_the_present_folder(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="empty text"):
+        audit(small_model(root), [""], tmp_path / "out", PLAN)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["audit"], ["evaluate"], ["compare", "other.onnx"]])
+def test_negative_seeds_are_wrong_usage(root: Path, command: list[str]) -> None:
+    files = [str(root / "model.onnx"), *command[1:], str(root / "pictures")]
+    assert main([command[0], *files, "--preprocessing", "unit", "--seed", "-1"]) == 2
 
 
 def test_metrics_need_a_reason(root: Path, tmp_path: Path) -> None:

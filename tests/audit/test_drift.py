@@ -232,5 +232,5 @@ def test_the_verdict_counts() -> None:
     weights = np.ones((1, SIDE, SIDE)) / SIDE**2
     arrays = [np.full((1, 1, SIDE, SIDE), v, np.float32) for v in (0.25, 2.0)]
     found = compare(linear_model(weights), linear_model(weights, bias=-0.5), arrays, methods=[])
-    assert verdict(found).startswith("The answer flips on 1 of 2 pictures (50.0%;")
+    assert verdict(found).startswith("The answer flips on 1 of 2 pictures (50.0 %;")
     assert verdict(dataclasses.replace(found, pictures=())) == "No picture could be compared."

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,9 @@ def test_cut_off_at_every_step_of_a_commit(
 class Merging:
     """An engine whose actors hand over the shards of a pass three at a time, the last ones first."""
 
-    def partials(self, model: onnxvis.Model, spec: IndexSpec, shards: Sequence[Shard]) -> Iterator[Partial]:
+    def partials(
+        self, model: onnxvis.Model, spec: IndexSpec, shards: Sequence[Shard]
+    ) -> Generator[Partial, None, None]:
         for start in reversed(range(0, len(shards), 3)):
             whole = Partial()
             for shard in shards[start : start + 3]:

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 COUNT = 9
 SHARED = ["--gradients", "onnx", "--batch-size", "2", "--quiet"]  # an actor loads torch for seconds
-AUDIT = ["-m", "grad-cam,occlusion", "-O", "window=8", "--metrics", "deletion,sparseness", "-t", "top1", "-t", "truth"]
+AUDIT = ["-m", "grad-cam,occlusion", "-O", "window=8", "--metrics", "deletion,energy-pointing-game"]
+AUDIT += ["--masks", "masks", "-t", "top1", "-t", "truth"]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 255, (6, 8, 3), np.uint8)
         Image.fromarray(pixels).resize((48, 36), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    (root / "masks").mkdir()
+    for number in (1, 2, 8):
+        Image.fromarray(np.uint8(255) * (rng.random((36, 48)) < 0.3)).save(root / "masks" / f"{number}.png")
     for name in ("class 0/0.png", "class 1/5.png"):
         (root / "pictures" / name).write_bytes(b"no picture")
     return root
@@ -115,6 +119,7 @@ def test_an_audit_is_that_of_the_local_engine(local: Path, tmp_path: Path, capsy
     said = capsys.readouterr()
     assert "actors     2, " in said.out
     assert "most of their time" in said.out
+    assert "energy-pointing-game" in (tmp_path / "out" / "audit.json").read_text()
     assert "ray" not in json.loads((tmp_path / "out" / "audit.json").read_text())["command"].split()
     assert main(audit_command(tmp_path / "out", *RAY, "2")) == 2
     assert "actors" not in capsys.readouterr().out  # nothing was left to do

@@ -82,6 +82,19 @@ def test_the_main_output_of_several() -> None:
         read_head(model, output="x")
 
 
+def test_a_softmax_tells_classes_from_boxes_and_landmarks() -> None:
+    """As in MTCNN: (N, 4) box, (N, 10) landmarks, (N, 2) face or not."""
+    b = Builder([1, 3, 15, 15])
+    features = pooled(b, stem(b))
+    box, landmarks, scores = (gemm(b, features, 4, n) for n in (4, 10, 2))
+    logits, _ = read_head(b.model(box, landmarks, b.node("Softmax", scores, axis=1)))
+    assert logits.tensor == scores
+    assert "the only one with a softmax" in logits.reason
+    logits, _ = read_head(b.model(box, landmarks))
+    assert logits.tensor == landmarks
+    assert "most classes" in logits.reason
+
+
 def test_an_output_without_the_picture_is_refused() -> None:
     b = Builder([1, 3, 15, 15])
     constant = b.node("Identity", b.weight(1, 5))

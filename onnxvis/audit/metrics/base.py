@@ -54,7 +54,7 @@ class Settings:
     progress: Progress = silent
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("steps", 1), ("samples", 2)):
+        for name, least in (("batch_size", 1), ("steps", 1), ("samples", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} of a metric is at least {least}, not {getattr(self, name)!r}.")
         if self.score not in ("probability", "logit"):

@@ -27,6 +27,8 @@ __all__ = ["Generator", "Samples", "open_generator"]
 
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 _TOLERANCE = 1e-4
+_LEAST_TRUNCATION = 0.05
+_SMALLEST_PICTURE = 8
 _CHANNELS = (1, 3, 4)
 
 
@@ -133,7 +135,17 @@ class Generator:
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def to_pictures(self, values: np.ndarray) -> np.ndarray:
-        """Raw output as ``(N, H, W, 3) uint8``; gray is repeated, a fourth channel dropped."""
+        """Raw output as ``(N, H, W, 3) uint8``; gray is repeated, a fourth channel dropped.
+
+        Raises:
+            ModelError: NaN, which is no color.
+        """
+        if values.dtype.kind == "f" and (wrong := np.isnan(values).reshape(len(values), -1).any(axis=1)).any():
+            raise ModelError(
+                f"output {self.output!r} of {self.name!r} is NaN in {int(wrong.sum())} of {len(values)} samples, and no "
+                "color stands for that. Fewer extreme latents (--truncation 1) or other values for its inputs (--input) "
+                "may help; under an intervention, a smaller --value."
+            )
         moved = np.moveaxis(values, 1, -1) if self.layout == "NCHW" else values
         rgb = moved[..., :3] if moved.shape[-1] >= 3 else np.repeat(moved[..., :1], 3, axis=-1)
         return self.range.to_bytes(rgb) if values.dtype != np.uint8 else np.ascontiguousarray(rgb)
@@ -254,8 +266,11 @@ def open_generator(
         UsageError: something about it cannot be known and was not said.
     """
     file = read_model(source)
-    if truncation is not None and not truncation > 0:
-        raise UsageError(f"a truncation is a number of standard deviations above 0, not {truncation!r}.")
+    if truncation is not None and not truncation >= _LEAST_TRUNCATION:
+        raise UsageError(
+            f"a truncation is a number of standard deviations from {_LEAST_TRUNCATION:g}, not {truncation!r}: "
+            "below that all samples are nearly the same picture."
+        )
     if batch_size < 1:
         raise UsageError(f"a batch holds at least one sample, not {batch_size!r}.")
     index = GraphIndex(file.proto)
@@ -268,7 +283,24 @@ def open_generator(
     sources = find_sources(file.proto, index, inputs or {}, latent, latent_shape)
     chosen = _output(file.proto, output)
     limits = None if value_range is None else parse_range(value_range)
-    return Generator(file, sources, chosen, limits, truncation, provider, batch_size)
+    generator = Generator(file, sources, chosen, limits, truncation, provider, batch_size)
+    if latent is None:
+        _refuse_pictures(generator)
+    return generator
+
+
+def _refuse_pictures(generator: Generator) -> None:
+    """A network that changes pictures would be fed random numbers in their place, and answer all the same."""
+    for source in generator.sources:
+        if source.kind != "latent" or len(source.shape) != 3:
+            continue
+        channels, *size = source.shape if generator.layout == "NCHW" else (source.shape[2], *source.shape[:2])
+        if tuple(size) == generator.size or (channels in (1, 3) and min(size) >= _SMALLEST_PICTURE):
+            raise ModelError(
+                f"input {source.name!r} has the shape of a picture ({channels} x {size[0]} x {size[1]}): this network "
+                "changes pictures and draws none from numbers, and random numbers in the place of a picture would say "
+                f"nothing about it. If it is a latent all the same: open_generator(..., latent={source.name!r})."
+            )
 
 
 def _output(model: onnx.ModelProto, wanted: str | None) -> str:

@@ -60,6 +60,8 @@ def draw(sources: Sequence[Source], ids: Sequence[int], seed: int, truncation: f
         truncation: latents beyond this are drawn again (Brock et al., "BigGAN", ICLR 2019, section 3.1); ``None``
             draws from the whole normal distribution.
     """
+    if seed < 0 or any(i < 0 for i in ids):
+        raise UsageError(f"a seed and the numbers of samples are 0 or more, not {seed} and {min(ids)}.")
     generators = [np.random.default_rng([seed, int(i)]) for i in ids]
     feeds = {}
     for source in sources:

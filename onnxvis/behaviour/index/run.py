@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -77,7 +77,7 @@ class IndexOptions:
 class ShardEngine(Protocol):
     """Computes shards somewhere else."""
 
-    def partials(self, model: Model, spec: IndexSpec, shards: Sequence[Shard]) -> Iterator[Partial]:
+    def partials(self, model: Model, spec: IndexSpec, shards: Sequence[Shard]) -> Generator[Partial, None, None]:
         """The partial results of all shards, each in exactly one, in any order; some may come merged."""
 
 
@@ -283,12 +283,12 @@ def _first_pass(
 
 
 def _elsewhere(
-    partials: Iterator[Partial], folder: StoreFolder, todo: Sequence[Shard], total: int, progress: Progress
+    partials: Generator[Partial, None, None], folder: StoreFolder, todo: Sequence[Shard], total: int, progress: Progress
 ) -> int:
     """Commit what an engine computes, in the order in which it comes; one shard is written while the next arrives."""
     new = sum(len(shard.pictures) for shard in todo)
     done, failed = total - new, 0
-    with ThreadPoolExecutor(1, thread_name_prefix="onnxvis-commit") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="onnxvis-commit") as pool, contextlib.closing(partials):
         waiting: Future[None] | None = None
         progress("pictures", done, total)
         for partial in partials:

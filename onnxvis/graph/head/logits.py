@@ -55,8 +55,9 @@ def find_logits(
     Args:
         model: the graph.
         output: the graph output to explain; None chooses one: a classifier before a dense map before
-            detections, then the one with most classes, then the deepest (auxiliary heads come second). An
-            output that another candidate is computed from, such as an embedding, is passed over.
+            detections, then one with a softmax (boxes and embeddings have none), then the one with most classes,
+            then the deepest (auxiliary heads come second). An output that another candidate is computed from,
+            such as an embedding, is passed over.
         shapes: concrete shape of every tensor.
         fields: receptive fields of the same model, to save computing them.
         index: an index of the same model and shapes, to save building it.
@@ -70,7 +71,7 @@ def find_logits(
     if output is not None and output not in index.outputs:
         raise UsageError(
             f"The graph has no output {output!r}; it has {', '.join(map(repr, index.outputs))}."
-            f"{did_you_mean(output, index.outputs)}"
+            f"{did_you_mean(str(output), index.outputs)}"
         )
     candidates = [o for o in index.outputs if o in fields and o in shapes]
     if not candidates or (output is not None and output not in candidates):
@@ -91,17 +92,19 @@ def _choose(found: list[Logits], index: GraphIndex) -> Logits:
     feeding = {a.output for a in found for b in found if a.tensor != b.tensor and a.tensor in above[b.output]}
     pool = [item for item in found if item.output not in feeding] or found
 
-    def order(item: Logits) -> tuple[int, int, int]:
+    def order(item: Logits) -> tuple[int, bool, int, int]:
         classes = index.shapes[item.tensor][item.class_axis]
-        return _RANK[item.kind], -classes, -len(above[item.output])
+        ends_in_softmax = item.activation in ("softmax", "log-softmax")
+        return _RANK[item.kind], not ends_in_softmax, -classes, -len(above[item.output])
 
     best = min(pool, key=order)
     why = "the only one that no other output is computed from"
     if len(pool) > 1:
         rivals = [order(item) for item in pool if item is not best]
-        kinds = all(r[0] > order(best)[0] for r in rivals)
-        classes = all(r[:2] > order(best)[:2] for r in rivals)
-        why = f"the only {best.kind} output" if kinds else "the most classes" if classes else "the deepest"
+        reasons = (f"the only {best.kind} output", "the only one with a softmax", "the one with most classes")
+        why = next(
+            (why for n, why in enumerate(reasons, 1) if all(r[:n] > order(best)[:n] for r in rivals)), "the deepest"
+        )
     others = tuple(item.output for item in found if item is not best)
     reason = f"{best.reason}; of {len(found)} outputs it is {why} (also there: {', '.join(map(repr, others))})"
     return replace(best, reason=reason, others=others)
