@@ -300,7 +300,7 @@ def sheet(
     drawn = [[onnxvis.explain(models[m], picture, "scouter", t) for m, t in columns] for picture in pictures]
     scales = {
         sign: Scale.for_maps([e.attribution for row in drawn for e, (m, _) in zip(row, columns, strict=True)
-                              if m[0] == sign], signed=sign == "negative", units="attention")
+                              if m[0] == sign], signed=sign == "negative", units="contribution to the logit")
         for sign in {m[0] for m, _ in columns}
     }  # fmt: skip
     heads = [SheetColumn(f"{m[0]}, lambda {m[1]:g}: {t}", scales[m[0]]) for m, t in columns]
@@ -327,9 +327,10 @@ def drawn_vessels(work: Path, epochs: int, pictures: bool) -> dict[str, str]:
         training = TrainingSettings(epochs=epochs, patience=epochs, device="cpu")
         done = fit(model, fitted, work, head=HeadSettings(explanation, dim=32), training=training, batch_size=64)
         models[explanation, 1.0] = onnxvis.load(done.proto, provider="cpu")
-        _, logits, maps, _ = maps_of(models[explanation, 1.0], tested)
+        _, logits, maps, contributions = maps_of(models[explanation, 1.0], tested)
         say(f"vessels, {explanation}: accuracy {(logits.argmax(1) == tested.labels).mean():.3f}, linear {linear:.3f}")
-        rows += part_rows(explanation, test, maps, float((logits.argmax(1) == tested.labels).mean()))
+        accuracy = float((logits.argmax(1) == tested.labels).mean())
+        rows += part_rows(explanation, test, maps, contributions, accuracy)
     if pictures:
         chosen = [test.x[np.flatnonzero(test.y == k)[1]] for k in range(4)]
         columns = [(("positive", 1.0), "top1"), *((("negative", 1.0), name) for name in VESSELS)]
@@ -341,15 +342,18 @@ def drawn_vessels(work: Path, epochs: int, pictures: bool) -> dict[str, str]:
         "explanation",
         "accuracy",
         "of which class, on which pictures",
-        "attention on",
+        "map on",
         "part of the attention",
+        "of the contribution",
         "of the picture",
     )
     return {"vessels": f"{table(heads, rows)}\n\nLinear head on the same features: accuracy {linear:.3f}."}
 
 
-def part_rows(explanation: str, test: Vessels, maps: np.ndarray, accuracy: float) -> list[list[str]]:
-    """How much attention lies on the part in which two classes differ."""
+def part_rows(
+    explanation: str, test: Vessels, maps: np.ndarray, contributions: np.ndarray, accuracy: float
+) -> list[list[str]]:
+    """How much of the maps lies on the part in which two classes differ."""
     rows = []
     questions = (
         [("mug", "mug", test.handles), ("jug", "jug", test.spouts)]
@@ -360,10 +364,10 @@ def part_rows(explanation: str, test: Vessels, maps: np.ndarray, accuracy: float
     for asked, shown, parts in questions:
         chosen = test.y == VESSELS.index(shown)
         wide = np.stack([_grown(part) for part in parts[chosen]])
-        on_part = share(maps[chosen, VESSELS.index(asked)], wide)
+        on_part, weighed = (share(m[chosen, VESSELS.index(asked)], wide) for m in (maps, contributions))
         what = "handle" if parts is test.handles else "spout"
         rows.append([explanation, f"{accuracy:.3f}", f"{asked}, on every {shown}", what, f"{on_part:.2f}",
-                     f"{wide.mean():.2f}"])  # fmt: skip
+                     f"{weighed:.2f}", f"{wide.mean():.2f}"])  # fmt: skip
         say(" ".join(rows[-1]))
     return rows
 

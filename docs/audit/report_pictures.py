@@ -7,6 +7,7 @@ EfficientNet-Lite0 with its ImageNet weights on chelsea, coffee (CC0), rocket an
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -15,11 +16,13 @@ from PIL import Image
 from support.browser import Page, open_page
 
 import onnxvis
+from onnxvis.audit.objects import read_objects
 from onnxvis.audit.report import AuditPlan, audit
 from onnxvis.demo import lite0, photo
 
 IMAGES = Path(__file__).parent.parent / "images"
 LABELS = {"chelsea.png": "tabby", "coffee.png": "espresso", "rocket.jpg": "missile"}
+BOXES = {"chelsea.png": [105, 20, 420, 290], "coffee.png": [165, 60, 470, 335]}
 METHODS = ("grad-cam", "integrated-gradients", "occlusion")
 LARGEST = 290_000
 
@@ -32,9 +35,11 @@ def make(folder: Path) -> Path:
         (pictures / name).write_bytes(photo(name).read_bytes())
     rows = "\n".join(f'pictures/{name},"{label}"' for name, label in LABELS.items())
     (folder / "labels.csv").write_text(f"path,label\n{rows}\n", encoding="utf-8")
+    (folder / "boxes.json").write_text(json.dumps(BOXES), encoding="utf-8")
+    plan = AuditPlan(METHODS, objects=read_objects(folder / "boxes.json"))
     given = [str(folder / "labels.csv"), str(pictures / "astronaut.png")]
-    command = "onnxvis audit efficientnet-lite0.onnx labels.csv pictures/astronaut.png --out report"
-    return audit(onnxvis.load(lite0()), given, folder / "report", AuditPlan(METHODS), command=command).page
+    command = "onnxvis audit efficientnet-lite0.onnx labels.csv pictures/astronaut.png --boxes boxes.json --out report"
+    return audit(onnxvis.load(lite0()), given, folder / "report", plan, command=command).page
 
 
 def keep(page: Page, name: str, width: int) -> None:

@@ -24,7 +24,7 @@ from onnxvis.audit.replay_compare import (
     compare_statements,
     compare_versions,
 )
-from onnxvis.audit.replay_report import compare_report
+from onnxvis.audit.replay_report import compare_metrics, compare_report
 from onnxvis.audit.replay_setup import Found, Setup, Setups, find_picture
 from onnxvis.errors import OnnxvisError, UsageError
 from onnxvis.explaining import Settings, explain_prepared, request
@@ -99,16 +99,18 @@ class Replay:
         results: one for each manifest.
         in_all: how many manifests there were to choose from.
         report: what in a report does not follow from its own data.
+        interrupted: whether it was stopped before all were repeated.
     """
 
     results: tuple[Replayed, ...]
     in_all: int
     report: tuple[Difference, ...] = ()
+    interrupted: bool = False
 
     @property
     def agrees(self) -> bool:
         """Whether every map was repeated and agrees, and so does the report."""
-        return not self.report and all(r.outcome in (IDENTICAL, AGREES) for r in self.results)
+        return not self.report and not self.interrupted and all(r.outcome in (IDENTICAL, AGREES) for r in self.results)
 
     @property
     def disagrees(self) -> bool:
@@ -131,6 +133,7 @@ def replay(
     provider: str | None = None,
     gradients: str | None = None,
     tolerance: float | None = None,
+    metrics: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Replay:
@@ -147,8 +150,12 @@ def replay(
         gradients: "torch" or "onnx"; ``None`` takes what was asked for then.
         tolerance: largest distance of maps that agree, as a part of the map's size; ``None`` takes :data:`TOLERANCE`
             or :data:`GRADIENT_TOLERANCE`. Batches, threads and versions change the last bits of float32.
+        metrics: measure the metrics of the maps again as well, where a report records some.
         seed: of the sample.
         progress: called with (stage, done, total).
+
+    Returns:
+        What was found; after an interruption (Ctrl-C) for the maps that were finished.
 
     Raises:
         UsageError: there is no manifest, or the tolerance, the sample or the seed is out of range.
@@ -165,14 +172,28 @@ def replay(
         rows = np.sort(np.random.default_rng(seed).choice(len(paths), sample, replace=False))
         chosen = [paths[i] for i in rows]
     setups = Setups(audit, model, preprocessing, labels, provider, gradients)
-    root = Path(pictures) if pictures is not None else None
-    results = []
-    for number, path in enumerate(chosen):
-        report("maps", number, len(chosen))
-        results.append(_one(path, audit, setups, root, tolerance))
-    report("maps", len(chosen), len(chosen))
-    stated = () if audit is None else compare_report(_folder(Path(what)), audit)
+    asked = _Asked(audit, setups, Path(pictures) if pictures is not None else None, tolerance, metrics)
+    results: list[Replayed] = []
+    try:
+        for number, path in enumerate(chosen):
+            report("maps", number, len(chosen))
+            results.append(_one(path, asked))
+        report("maps", len(chosen), len(chosen))
+        stated = () if audit is None else compare_report(_folder(Path(what)), audit)
+    except KeyboardInterrupt:
+        return Replay(tuple(results), len(paths), interrupted=True)
     return Replay(tuple(results), len(paths), tuple(stated))
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What every manifest is held against, and how."""
+
+    audit: Mapping[str, Any] | None
+    setups: Setups
+    root: Path | None
+    tolerance: float | None
+    metrics: bool
 
 
 def _manifests(what: Path) -> tuple[list[Path], dict[str, Any] | None]:
@@ -216,9 +237,7 @@ def _read(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read ({error}).") from None
 
 
-def _one(
-    path: Path, audit: Mapping[str, Any] | None, setups: Setups, root: Path | None, tolerance: float | None
-) -> Replayed:
+def _one(path: Path, asked: _Asked) -> Replayed:
     try:
         manifest = _read(path)
         title = _title(manifest)
@@ -226,7 +245,7 @@ def _one(
         text = str(error) if isinstance(error, UsageError) else f"not a manifest of onnxvis (no {error})"
         return Replayed(str(path), path.parent.name, UNREPEATABLE, (Difference("manifest", text),))
     try:
-        return _repeat(path, manifest, title, audit, setups, root, tolerance)
+        return _repeat(path, manifest, title, asked)
     except OnnxvisError as error:
         return Replayed(str(path), title, UNREPEATABLE, (Difference("run", str(error)),))
     except _DAMAGED as error:
@@ -239,17 +258,9 @@ def _title(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['method']} of {manifest['target']['name']} on {picture}"
 
 
-def _repeat(
-    path: Path,
-    manifest: Mapping[str, Any],
-    title: str,
-    audit: Mapping[str, Any] | None,
-    setups: Setups,
-    root: Path | None,
-    tolerance: float | None,
-) -> Replayed:
-    setup = setups.of(manifest)
-    picture = find_picture(manifest, root)
+def _repeat(path: Path, manifest: Mapping[str, Any], title: str, asked: _Asked) -> Replayed:
+    audit, setup = asked.audit, asked.setups.of(manifest)
+    picture = find_picture(manifest, asked.root)
     differences = [*compare_model(manifest, setup.model, setup.weights), *setup.differences]
     differences += compare_preprocessing(manifest, setup.model, audit, given=setup.given)
     if picture.changed:
@@ -258,9 +269,11 @@ def _repeat(
     same_inputs = not any(d.serious for d in differences)
     differences += compare_answers(manifest, explanation, same_inputs)
     usual = GRADIENT_TOLERANCE if get_method(manifest["method"]).needs_gradient else TOLERANCE
-    bound = usual if tolerance is None else tolerance
+    bound = usual if asked.tolerance is None else asked.tolerance
     if same_inputs:
         differences += compare_statements(manifest, explanation, bool(len(setup.model.labels)))
+        if asked.metrics and audit is not None:
+            differences += compare_metrics(path, audit, setup.model, explanation)
     found = compare_map(path, manifest, audit, explanation.attribution, bound)
     differences += [*found.differences, *compare_versions(manifest)]
     differences.sort(key=lambda d: not d.serious)

@@ -45,8 +45,8 @@ class Difference:
     """Something that is not as recorded.
 
     Attributes:
-        what: "model", "output", "picture", "preprocessing", "answer", "map", "file", "versions", "manifest", "report"
-            or "run".
+        what: "model", "output", "picture", "preprocessing", "answer", "map", "file", "versions", "manifest", "metrics",
+            "report" or "run".
         text: one sentence.
         serious: whether it makes the result disagree; other versions alone do not.
     """

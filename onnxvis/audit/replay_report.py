@@ -15,19 +15,27 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxvis._version import __version__
+from onnxvis.audit.metrics import measure
+from onnxvis.audit.objects import Place
 from onnxvis.audit.replay_compare import Difference, differing, plain
 from onnxvis.audit.report_data import agreement_table, metric_table
 from onnxvis.audit.report_page import page_pieces
 from onnxvis.audit.report_state import FinishedFolder
 from onnxvis.errors import OnnxvisError
 
-__all__ = ["compare_report"]
+if TYPE_CHECKING:
+    from onnxvis.explanation import Explanation
+    from onnxvis.model import Model
+
+__all__ = ["compare_metrics", "compare_report"]
 
 _SHARED = ("target", "parameters")
 _SHOWN = 3
+# Where the last bits of a map differ, pixels that are all but equal change places in its order.
+_METRIC, _METRIC_LEAST = 0.02, 0.005
 _PACKED = re.compile(rb'"data":"([A-Za-z0-9+/=]+)"')
 _LARGEST_MAP = 256 * 256 + 1
 
@@ -47,6 +55,52 @@ def compare_report(folder: Path, audit: Mapping[str, Any]) -> list[Difference]:
             text = f"audit.json is damaged or of another version: {type(error).__name__}: {error}"
             found.append(Difference("report", text))
     return list(dict.fromkeys(found))
+
+
+def compare_metrics(path: Path, audit: Mapping[str, Any], model: Model, explanation: Explanation) -> list[Difference]:
+    """The metrics of one map measured again.
+
+    Args:
+        path: of its manifest.
+        audit: the data of the report.
+        model: the recorded model.
+        explanation: the map, repeated.
+    """
+    place = path.parent.as_posix()
+    for entry in audit["entries"]:
+        for one in entry["maps"]:
+            if not place.endswith(one["folder"]):
+                continue
+            number = one["target"]["number"]
+            for row in entry["metrics"]:
+                if row["method"] == one["method"] and row["target"] == number:
+                    return _measured_again(entry, row["values"], audit["settings"], model, explanation)
+    return []
+
+
+def _measured_again(
+    entry: Mapping[str, Any],
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    model: Model,
+    explanation: Explanation,
+) -> list[Difference]:
+    objects = entry.get("objects")
+    where = None
+    if objects is not None:
+        boxes = tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in objects["boxes"])
+        place = Place(boxes) if objects["mask"] is None else Place(mask=Path(objects["mask"]))
+        if objects["mask"] is not None and place.digest() != objects["sha256"]:
+            return [Difference("metrics", f"the mask {objects['mask']} is not the recorded one")]
+        where = place.values()
+    found = measure(
+        model, [explanation], list(values), masks=None if where is None else [where],
+        batch_size=settings["batch_size"], seed=settings["seed"], **settings["metric_options"],
+    )[0]  # fmt: skip
+    then = {name: one["value"] for name, one in values.items()}
+    now = {name: one.value for name, one in found.items()}
+    names = list(differing(then, now, "", _METRIC, _METRIC_LEAST))
+    return [Difference("metrics", f"measured again they are others: {_list(names)}")] if names else []
 
 
 def _manifests(folder: Path, audit: Mapping[str, Any]) -> Iterator[Difference]:

@@ -151,6 +151,9 @@ def replay(
             "gradients 0.01.",
         ),
     ] = None,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Measure the metrics of the repeated maps of a report again, too.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was found.")
@@ -170,7 +173,19 @@ def replay(
     from onnxvis.cli.replay import ReplayJob, run_replay
 
     job = ReplayJob(
-        what, sample, model, pictures, preprocessing, labels, provider, gradients, tolerance, seed, json, quiet
+        what,
+        sample,
+        model,
+        pictures,
+        preprocessing,
+        labels,
+        provider,
+        gradients,
+        tolerance,
+        metrics,
+        seed,
+        json,
+        quiet,
     )
     raise typer.Exit(run_replay(job))
 

@@ -18,7 +18,7 @@ from onnxvis._version import __version__
 from onnxvis.audit.drift import Comparison, PictureDrift, compare
 from onnxvis.audit.drift_page import build_drift_page, draw_worst, verdict
 from onnxvis.cli.cluster import Cluster, say_pace
-from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.cli.console import err, out, print_wide, progress_bar, visible
 from onnxvis.cli.partial import Partial
 from onnxvis.errors import OutputError, UsageError
 from onnxvis.files import write_file
@@ -223,7 +223,7 @@ def _table(found: Comparison) -> None:
         texts = [escape(_cut(visible(t))) for t in (row.name, a, b if row.flipped else "same")]
         style = "bold red" if row.flipped else ""
         table.add_row(*texts, *chances, f"{row.top5_overlap:.0%}", f"{row.logit_relative:.2%}", *ranks, style=style)
-    out.print(table, width=max(out.width, _WIDTH))
+    print_wide(table, _WIDTH)
     left = len(found.pictures) - _SHOWN
     if left > 0:
         out.print(f"... and {left} more in compare.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -11,23 +12,30 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from onnxvis.errors import OnnxvisError
 from onnxvis.progress import Progress, silent
 
-__all__ = ["err", "out", "pace_text", "progress_bar", "run", "say_error", "visible"]
+__all__ = ["err", "out", "pace_text", "print_wide", "progress_bar", "run", "say_error", "visible"]
 
 # Without emoji: ":x:" in a file name or a label is text.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 _WIDE, _BAR, _SHORT_BAR = 100, 40, 16
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _AVERAGED = 300.0  # seconds over which the pace is a mean: results of actors come in bursts
 
 
 def say_error(error: BaseException | str) -> None:
     """One message on stderr."""
     err.print(f"[bold red]error:[/] {escape(visible(str(error)))}")
+
+
+def print_wide(table: Table, width: int) -> None:
+    """A table at its own width also where the terminal is narrower: lines wrap there, and no cell is cut."""
+    Console(highlight=False, soft_wrap=True, emoji=False, width=max(out.width, width)).print(table)
 
 
 def visible(text: str) -> str:
@@ -56,11 +64,20 @@ def run(arguments: list[str] | None) -> int:
     except MemoryError:
         say_error("not enough memory for this. Use a smaller --batch-size or a smaller picture.")
         return 2
+    except OSError as error:
+        if error.errno not in _FULL:
+            return _defect()
+        say_error(f"{error.strerror}{f': {error.filename}' if error.filename else ''}. Make room and run it again.")
+        return 2
     except Exception:  # noqa: BLE001 - the outermost layer: whatever gets here is a defect, and is shown whole
-        err.print("[bold red]internal error[/] - this is a defect of onnxvis; please report it with what follows:")
-        err.print(escape(traceback.format_exc()))
-        return 1
+        return _defect()
     return 0
+
+
+def _defect() -> int:
+    err.print("[bold red]internal error[/] - this is a defect of onnxvis; please report it with what follows:")
+    err.print(escape(traceback.format_exc()))
+    return 1
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ from onnxvis.audit.metrics import Measured, Summary, get_metric, measure, metric
 from onnxvis.audit.metrics.base import Settings as MetricSettings
 from onnxvis.audit.metrics.similarity import agreement
 from onnxvis.audit.objects import Place, read_objects
-from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.cli.console import err, out, print_wide, progress_bar, visible
 from onnxvis.cli.partial import Partial
-from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, UsageError
+from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, TargetError, UsageError
 from onnxvis.explaining import Request, Settings, explain_prepared, request
 from onnxvis.explanation import Explanation
 from onnxvis.files import write_file
@@ -32,6 +32,7 @@ from onnxvis.picture_files import picture_files
 from onnxvis.preprocessing import Prepared
 from onnxvis.progress import Progress
 from onnxvis.single_writer import single_writer
+from onnxvis.target import is_several
 
 __all__ = ["EvaluateJob", "run_evaluate"]
 
@@ -77,6 +78,8 @@ def run_evaluate(job: EvaluateJob) -> int:
     """
     if job.out is not None and job.out.is_dir():
         raise UsageError(f"{job.out} is a folder; name a file for the figures with --out.")
+    if is_several(job.target):
+        raise UsageError(f"metrics are measured for one target; {job.target!r} stands for several. Give one at a time.")
     images = list(dict.fromkeys(picture_files(job.images)))  # one given twice is still one picture
     where, unused = read_objects(job.boxes, job.masks).assigned(images)
     MetricSettings(job.batch_size, job.seed, job.steps, score=job.score, baseline=job.baseline)  # refused before work
@@ -114,8 +117,10 @@ def _run(
                 progress("pictures", number, len(images))
                 try:
                     _picture(job, image, requests, metrics, where.get(image), run, progress)
-                except OutputError:  # no fault of the picture, and the next would fail likewise
-                    raise
+                except (OutputError, TargetError) as error:  # no fault of the picture, and the next would fail likewise
+                    if isinstance(error, OutputError) or not run.rows:
+                        raise
+                    run.failures.append((redacted(image), str(error)))
                 except OnnxvisError as error:
                     run.failures.append((redacted(image), str(error)))
             progress("pictures", len(images), len(images))
@@ -147,6 +152,8 @@ def _metrics(job: EvaluateJob, masks: bool) -> list[str]:
         chosen = [get_metric(name) for name in metric_names()]
         return [m.name for m in chosen if (m.quick or asked is not None) and (masks or not m.needs_mask)]
     names = [get_metric(name).name for name in asked]
+    if not names:
+        raise UsageError(f"no metric was given. The metrics: {', '.join(metric_names())}, or 'all'.")
     needing = [name for name in names if get_metric(name).needs_mask]
     if needing and not masks:
         raise UsageError(f"{needing[0]} needs to know where the objects are: give --boxes or --masks.")
@@ -253,7 +260,7 @@ def _agreement(run: _Run) -> np.ndarray:
 def _show(names: Sequence[str], metrics: Sequence[str], run: _Run) -> None:
     summaries = _summaries(names, metrics, run)
     pictures = len(run.agreements)
-    width = max(out.width, _WIDTH * (len(names) + 1))
+    width = max(_WIDTH, *map(len, names)) * (len(names) + 1)
     table = Table(box=None, padding=(0, 2, 0, 0), title=f"means over {pictures} pictures, 95 % intervals")
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
@@ -261,14 +268,14 @@ def _show(names: Sequence[str], metrics: Sequence[str], run: _Run) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for metric in metrics:
         table.add_row(metric, get_metric(metric).better, *[_text(summaries[name][metric]) for name in names])
-    out.print(table, width=width)
+    print_wide(table, width)
     if len(names) > 1:
         table = Table(box=None, padding=(0, 2, 0, 0), title="agreement of methods: mean rank correlation of their maps")
         for name in ("", *names):
             table.add_column(name, justify="right", no_wrap=True)
         for name, row in zip(names, _agreement(run), strict=True):
             table.add_row(name, *["–" if np.isnan(v) else f"{v:+.2f}" for v in row])
-        out.print(table, width=width)
+        print_wide(table, width)
 
 
 def _text(summary: Summary) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -198,7 +199,12 @@ def _print(job: Job, kept: Kept) -> None:
 
 
 def _make_folder(folder: Path) -> None:
+    """Make the folder, and find out before any work whether it can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}.") from error
+        raise OutputError(
+            f"cannot write to the folder {folder}: {error.strerror or error}. Choose another one with --out."
+        ) from error

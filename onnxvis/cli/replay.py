@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from onnxvis.audit.replay import AGREES, DISAGREES, IDENTICAL, UNREPEATABLE, Replay, Replayed, replay
-from onnxvis.cli.console import out, progress_bar, visible
+from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.files import write_file
 
 __all__ = ["ReplayJob", "run_replay"]
@@ -30,6 +30,7 @@ class ReplayJob:
     provider: str | None = None
     gradients: str | None = None
     tolerance: float | None = None
+    metrics: bool = False
     seed: int = 0
     json: Path | None = None
     quiet: bool = False
@@ -48,6 +49,7 @@ def run_replay(job: ReplayJob) -> int:
             provider=job.provider,
             gradients=job.gradients,
             tolerance=job.tolerance,
+            metrics=job.metrics,
             seed=job.seed,
             progress=progress,
         )
@@ -60,6 +62,9 @@ def run_replay(job: ReplayJob) -> int:
     _say_sum(found)
     if job.json is not None:
         _write(job.json, found)
+    if found.interrupted:
+        err.print("[yellow]interrupted[/]: nothing is said of the other maps, and the report was not checked")
+        return 130
     if found.disagrees:
         return 3
     return 0 if found.agrees else 2

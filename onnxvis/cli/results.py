@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from onnxvis.behaviour.thumbnails import Thumbnails
     from onnxvis.progress import Progress
 
-__all__ = ["layer_notes", "made_line", "open_store", "own_folder", "store_facts", "store_thumbnails", "write_result"]
+__all__ = [
+    "can_be_written",
+    "layer_notes",
+    "made_line",
+    "open_store",
+    "own_folder",
+    "store_facts",
+    "store_thumbnails",
+    "write_result",
+]
 
 
 def open_store(path: str) -> Store:
@@ -39,6 +48,20 @@ def open_store(path: str) -> Store:
     return store
 
 
+def can_be_written(out: Path, flag: str = "--out") -> None:
+    """Refuse, before any work, a folder that cannot be made or be written.
+
+    Raises:
+        UsageError: it or what would be a folder above it is a file.
+        OutputError: nothing can be written there.
+    """
+    there = next((place for place in (out, *out.parents) if os.path.lexists(place)), Path())
+    if not there.is_dir():
+        raise UsageError(f"{there} is a file; name a folder with {flag}.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {out}: {there} may not be written. Choose another folder with {flag}.")
+
+
 def own_folder(out: Path, data: str) -> None:
     """Refuse, before any work, a folder that cannot be one or be written, or whose page another program wrote.
 
@@ -50,11 +73,7 @@ def own_folder(out: Path, data: str) -> None:
         UsageError: it or a folder above it is a file, or it has an index.html without the data.
         OutputError: nothing can be written there.
     """
-    there = next((place for place in (out, *out.parents) if os.path.lexists(place)), Path())
-    if not there.is_dir():
-        raise UsageError(f"{there} is a file; name a folder with --out.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write to {out}: {there} may not be written. Choose another folder with --out.")
+    can_be_written(out)
     if (out / "index.html").exists() and not (out / data).exists():
         raise UsageError(f"{out} holds an index.html of something else (no {data}). Choose another folder with --out.")
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from onnxvis.behaviour.scouter.data import read_samples
 from onnxvis.behaviour.scouter.settings import HeadSettings, TrainingSettings
 from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.cli.results import can_be_written
 from onnxvis.errors import UsageError, require
 from onnxvis.files import write_file
 from onnxvis.model import Model
@@ -35,6 +36,10 @@ def run_fit(
     source = model.file.path
     if source is not None and target.exists() and target.resolve() == source.resolve():
         raise UsageError(f"{target} is the model itself; choose another file with --out.")
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name the file to write with --out.")
+    for folder, flag in ((target.parent, "--out"), (work, "--work")):
+        can_be_written(folder, flag)
     require("torch", "torch", "training a SCOUTER head")
     from onnxvis.behaviour.scouter.fitting import fit
 

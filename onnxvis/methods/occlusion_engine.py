@@ -20,6 +20,7 @@ from onnxvis.graph.expose import available_tensors
 from onnxvis.graph.index import GraphIndex
 from onnxvis.kernels.occlusion import Window
 from onnxvis.methods.base import Task
+from onnxvis.methods.occlusion_plain import Clock
 from onnxvis.prediction import logits_of
 from onnxvis.runtime.bfloat16 import Bfloat16
 from onnxvis.runtime.engine import Engine
@@ -27,7 +28,17 @@ from onnxvis.runtime.incremental import Graphs, Incremental, Refusal, Weights, b
 from onnxvis.runtime.providers import choose_provider
 from onnxvis.runtime.session import Sessions, open_session
 
-__all__ = ["TOLERANCE", "Batch", "Fast", "fast_engine", "planning_seconds", "relative_error", "spend"]
+__all__ = [
+    "TOLERANCE",
+    "Batch",
+    "Fast",
+    "Learned",
+    "fast_engine",
+    "learned",
+    "planning_seconds",
+    "relative_error",
+    "spend",
+]
 
 TOLERANCE = 1e-4
 """Largest error of a logit, relative to the largest logit, that counts as rounding."""
@@ -43,6 +54,20 @@ _BYTES_A_SECOND = 2e8
 
 _built: weakref.WeakKeyDictionary[Engine, tuple[object, Incremental | Refusal]] = weakref.WeakKeyDictionary()
 _spent: weakref.WeakKeyDictionary[Engine, dict[object, float]] = weakref.WeakKeyDictionary()
+_learned: weakref.WeakKeyDictionary[Engine, dict[object, Learned]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(eq=False)
+class Learned:
+    """What maps of one kind have shown about this machine.
+
+    Attributes:
+        batch_gain: time of a whole picture in a batch, as a part of its time alone, on both clocks.
+        slower: maps on which crops turned out slower than whole pictures.
+    """
+
+    batch_gain: Clock | None = None
+    slower: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +186,11 @@ def spend(task: Task, places: Sequence[Window], seconds: float = 0.0) -> float:
     known, key = _spent.setdefault(task.model.engine, {}), _key(task, places)
     known[key] = known.get(key, 0.0) + seconds
     return known[key]
+
+
+def learned(task: Task, places: Sequence[Window], lowered: bool) -> Learned:
+    """What maps of this kind, in float32 or lowered, have shown so far; to be added to."""
+    return _learned.setdefault(task.model.engine, {}).setdefault((*_key(task, places), lowered), Learned())
 
 
 def _key(task: Task, places: Sequence[Window]) -> tuple[object, ...]:

@@ -5,9 +5,10 @@ k is, up to rounding,
 
     logit_k = e * sum over places l of  A_k(l) * f(l)        (f: mean over channels of the attended features, f >= 0)
 
-so the attention A_k is what the answer was made of. With e = +1 it shows what supports the class; with e = -1 what
-speaks against it, and the map is drawn negative. A contrast or any other score that is linear in the logits gets the
-same combination of maps.
+so the map of A_k * f, the contributions, is what the answer was made of; the paper draws A_k alone, which may be large
+where there is nothing to attend to (f near 0). With e = +1 a map shows what supports the class; with e = -1 what speaks
+against it, and is drawn negative. A contrast or any other score that is linear in the logits gets the same combination
+of maps.
 
 A file is recognized by its metadata, as ``onnxvis scouter fit`` writes them, or else by structure: the last Sigmoid
 of shape (N, slots, places), slots a multiple of the classes, that weighs features in a matrix product from which the
@@ -39,7 +40,7 @@ METADATA_KEY = "onnxvis.scouter"
 """``metadata_props`` key whose value says, as JSON, which tensors of the file are what."""
 _FORMS = ("Reshape", "Transpose", "Identity", "Cast", "Unsqueeze", "Squeeze", "Flatten")
 _PRODUCTS = ("MatMul", "Einsum", "Gemm")
-_MAPS = ("attention", "contribution")
+_MAPS = ("auto", "attention", "contribution")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,11 @@ class ScouterOptions:
 
     method: ClassVar[str] = "scouter"
 
-    map: str = option("attention", "attention; or contribution: attention times features, which sums to the logit")
+    map: str = option(
+        "auto",
+        "contribution: attention times features, which sums to the logit; attention: the paper's map; auto: "
+        "contribution where the file says which features are attended, else attention",
+    )
 
     def __post_init__(self) -> None:
         one_of(self.method, "map", self.map, _MAPS)
@@ -174,7 +179,7 @@ def attribute(task: Task) -> list[list[Attribution]]:
     """
     found = find_slot_attention(task.model)
     wanted = [found.attention]
-    contribution = task.options.map == "contribution"
+    contribution = task.options.map == "contribution" or (task.options.map == "auto" and found.values is not None)
     if contribution:
         if found.values is None:
             raise UsageError(
@@ -190,7 +195,7 @@ def attribute(task: Task) -> list[list[Attribution]]:
         features = tensors[wanted[1]].astype(np.float64).mean(axis=1).reshape(len(maps), 1, *maps.shape[2:])
         maps = maps * features
     return [
-        [_attribution(task, found, sign * maps[row], score, (found.reason, said)) for score in scores]
+        [_attribution(task, found, sign * maps[row], contribution, score, (found.reason, said)) for score in scores]
         for row, scores in enumerate(task.scores)
     ]
 
@@ -204,12 +209,12 @@ def _sign(found: SlotAttention, logits: np.ndarray) -> tuple[int, str]:
 
 
 def _attribution(
-    task: Task, found: SlotAttention, maps: np.ndarray, score: Score, notes: tuple[str, ...]
+    task: Task, found: SlotAttention, maps: np.ndarray, contribution: bool, score: Score, notes: tuple[str, ...]
 ) -> Attribution:
     weights = score.cotangent.reshape(-1)
     small = np.tensordot(weights, maps, axes=1)
-    parameters: dict[str, Any] = {"map": task.options.map, "attention": found.attention}
-    if task.options.map == "contribution":
+    parameters: dict[str, Any] = {"map": _MAPS[1 + contribution], "attention": found.attention}
+    if contribution:
         units, total = "contribution to the logit", float(small.sum())
         parameters["sum"] = total
         notes = (*notes, f"the contributions of all places sum to {total:.6g}, the score")
@@ -217,6 +222,7 @@ def _attribution(
         units = "attention"
         parameters["area"] = float(np.abs(small).mean())
         notes = (*notes, f"mean attention over the places: {parameters['area']:.3g}")
+        notes = (*notes, "attention alone: where the features are near zero it adds nothing to the score")
     placed = f"map of {found.rows} x {found.columns} places, bilinearly enlarged to the input grid"
     layer_map = small.astype(np.float32)
     return Attribution(

@@ -82,15 +82,26 @@ def test_masks_are_found_by_the_name_of_the_picture(place: Path) -> None:
     ("options", "words"),
     [
         (("--metrics", "deletions"), "deletion"),
-        (("--metrics", "pointing-game"), "--masks"),
+        (("--metrics", "pointing-game"), "--boxes or --masks"),
         (("-m", "grad-kam"), "grad-cam"),
         (("--masks", "nowhere.json"), "cannot be read"),
         (("--score", "odds"), "probability"),
+        (("--metrics", ""), "no metric was given"),
+        (("--target", "top3"), "one target"),
+        (("--target", "no such class"), "no class is called"),
+        (("--seed", "-1"), "--seed"),
     ],
 )
 def test_wrong_usage(place: Path, options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(place, *options) == 2
     assert words in capsys.readouterr().err
+
+
+def test_tables_of_many_methods_are_not_cut(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(place, "-m", "all", "--metrics", "sparseness", "--steps", "2") == 0
+    printed = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    assert all(name in printed for name in ("guided-grad-cam", "integrated-gradients", "occlusion"))
 
 
 def test_a_broken_picture_costs_only_itself(place: Path) -> None:

@@ -16,8 +16,13 @@ import numpy as np
 import pytest
 from support.audits import PLAN, labelled_pictures, small_model
 
+from onnxvis.audit import replay as module
 from onnxvis.audit.replay import IDENTICAL, UNREPEATABLE, Replay, replay
+from onnxvis.audit.replay_compare import plain
 from onnxvis.audit.report import audit
+from onnxvis.audit.report_data import metric_table
+from onnxvis.audit.report_page import write_page
+from onnxvis.audit.report_state import FinishedFolder
 from onnxvis.cli import main
 from onnxvis.errors import UsageError
 
@@ -154,6 +159,46 @@ def test_a_map_that_claims_a_huge_size_is_damaged(copy: Path) -> None:
         stream.write(data[128:])
     (result,) = replay(path.parent / "manifest.json").results
     assert "is damaged" in " ".join(d.text for d in result.differences)
+
+
+def test_metrics_are_measured_again_on_request(copy: Path) -> None:
+    """A figure of one picture that was changed everywhere at once goes with everything but the map itself."""
+    data = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    folder = data["entries"][0]["maps"][0]["folder"]
+    assert replay(copy, metrics=True).agrees
+
+    def raised(d: Any) -> None:
+        row = next(r for r in d["entries"][0]["metrics"] if r["method"] == "grad-cam" and r["target"] == 0)
+        row["values"]["insertion"]["value"] += 0.05
+        names = [m["name"] for m in d["methods"]]
+        d["metrics"] = plain(metric_table(d["entries"], names, [m["name"] for m in d["metrics"]]))
+
+    edit(copy / "audit.json", raised)
+    write_page(FinishedFolder(copy), json.loads((copy / "audit.json").read_text(encoding="utf-8")))
+    assert replay(copy).agrees
+    found = replay(copy, metrics=True)
+    (result,) = (r for r in found.results if r.outcome != IDENTICAL)
+    assert folder in result.manifest
+    assert result.differences[0].what == "metrics"
+    assert "insertion" in result.differences[0].text
+
+
+def test_an_interruption_keeps_what_was_found(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, calls = module.compare_map, []
+
+    def counted(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return honest(*given)
+
+    monkeypatch.setattr(module, "compare_map", counted)
+    found = replay(report)
+    assert found.interrupted
+    assert [r.outcome for r in found.results] == [IDENTICAL] * 2
+    assert not found.agrees
+    calls.clear()
+    assert main(["replay", str(report)]) == 130
 
 
 def test_the_command_says_what_disagrees(copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_map_is_the_files_own_attention(name: str, by: str) -> None:
     else:
         model = onnxvis.load(proto, provider="cpu")
     for index in range(3):
-        found = explained(model, index)
+        found = explained(model, index, map="attention")
         assert found.layer_map is not None
         assert np.allclose(found.layer_map, sign * attention[index], rtol=1e-5, atol=1e-6)
         assert np.array_equal(found.attribution, upsample_bilinear(found.layer_map, (16, 16)))
@@ -90,7 +90,8 @@ def test_areas_are_those_of_the_files_attention(name: str) -> None:
 def test_contributions_sum_to_the_score(name: str) -> None:
     model = onnxvis.load(untrained(FORMS[name]), provider="cpu")
     for target in (0, "least", "top1 - least", "zero - two"):
-        found = explained(model, target, map="contribution")
+        found = explained(model, target)  # what is shown where nothing is asked for
+        assert np.array_equal(found.attribution, explained(model, target, map="contribution").attribution)
         assert found.layer_map is not None
         assert float(found.layer_map.astype(np.float64).sum()) == pytest.approx(found.score, rel=1e-4, abs=1e-6)
         assert found.units == "contribution to the logit"
@@ -99,7 +100,7 @@ def test_contributions_sum_to_the_score(name: str) -> None:
 def test_a_contrast_is_the_difference_of_two_maps() -> None:
     proto = untrained(FORMS["positive"])
     _, attention = answers(proto)
-    found = explained(onnxvis.load(proto, provider="cpu"), "two - zero")
+    found = explained(onnxvis.load(proto, provider="cpu"), "two - zero", map="attention")
     assert found.layer_map is not None
     assert np.allclose(found.layer_map, attention[2] - attention[0], atol=1e-6)
     assert found.signed

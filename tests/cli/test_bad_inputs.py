@@ -368,3 +368,12 @@ def test_a_folder_takes_every_format_that_can_be_read_and_tells_of_the_rest(
     assert code == 2
     assert "phone.heic is in a format of the HEIC family" in text
     assert "1 of 4 pictures failed" in text
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+def test_an_output_folder_that_cannot_be_written_to_costs_no_work(
+    run: Run, tmp_path: Path, model: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxvis.cli.explain.explain_chunk", lambda *_: pytest.fail("it began to work"))
+    code, text = run("explain", model, picture, "--preprocessing", "unit", "--out", "/proc")
+    assert_one_error(code, text, "cannot write to the folder /proc", "--out")

@@ -79,13 +79,13 @@ def test_the_store_is_that_of_the_local_engine(
 def test_the_work_of_a_killed_actor_is_done_again_once(model: onnxvis.Model, tmp_path: Path) -> None:
     with RayPool(model, ClusterOptions(actors=2)) as pool:
         found = sorted(pool.run(die_once, ((n, str(tmp_path)) for n in range(8))))
+        with pytest.raises(UsageError, match="not 5"):  # errors of the work are ours
+            list(pool.run(refuse, [5]))
     assert found == [(n, 1) for n in range(8)]
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_errors_of_the_work_are_ours(model: onnxvis.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RayPool(model, ClusterOptions(actors=1)) as pool, pytest.raises(UsageError, match="not 5"):
-        list(pool.run(refuse, [5]))
+def test_work_that_kills_every_actor_ends_the_run(model: onnxvis.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxvis.cluster.pool._RETRIES", 1)
     with (
         RayPool(model, ClusterOptions(actors=1)) as pool,

@@ -276,6 +276,36 @@ def test_the_slower_way_is_left(squeezenet: onnxvis.Model, monkeypatch: pytest.M
     np.testing.assert_allclose(found.attribution, expected.attribution, atol=1e-5)
 
 
+def test_what_is_always_slower_is_not_tried_for_ever(
+    squeezenet: onnxvis.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(occlusion_drops, "_SHORT", 0.0)
+    monkeypatch.setattr(occlusion_drops, "_HOPE", 1e9)
+    monkeypatch.setattr(occlusion_drops, "_FASTER", 0.0)
+    options = {"window": 26, "stride": 12}
+    found = [onnxvis.explain(squeezenet, zoo.image(96), "occlusion", 0, **options) for _ in range(3)]
+    assert [one.parameters["engine"] for one in found] == ["incremental, then plain"] * 2 + ["plain"]
+    assert any("on earlier maps of this kind" in note for note in found[2].notes)
+    for one in found[1:]:
+        np.testing.assert_allclose(one.attribution, found[0].attribution, atol=1e-5)
+
+
+def test_whole_pictures_are_timed_in_batches_once(squeezenet: onnxvis.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(occlusion_drops, "_SHORT", 0.0)
+    monkeypatch.setattr(occlusion_drops, "_HOPE", 1e9)
+    monkeypatch.setattr(occlusion_drops, "_FASTER", np.inf)
+    monkeypatch.setattr(occlusion_drops, "_PATIENCE", np.inf)
+    options, checked = {"window": 28, "stride": 12}, []
+    for _ in range(2):
+        found = onnxvis.explain(squeezenet, zoo.image(96), "occlusion", 0, **options)
+        checked.append(found.parameters["exact_check"]["positions"])
+    assert checked == [2 + 2 * 8, 2]  # the results of the timed batches serve the check
+    (kind,) = [k for key, k in occlusion_engine._learned[squeezenet.engine].items() if key[2][0].y1 == 28]
+    assert kind.batch_gain is not None
+    assert 0 < kind.batch_gain.wall <= 1
+    assert 0 < kind.batch_gain.cpu <= 1
+
+
 def test_short_runs_are_not_planned(model: onnxvis.Model) -> None:
     found = onnxvis.explain(model, noise(1, 3, SIZE, SIZE), "occlusion", 0, window=16)
     assert found.parameters["engine"] == "plain"

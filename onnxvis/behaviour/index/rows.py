@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxvis.errors import DependencyError
+from onnxvis.errors import DependencyError, OnnxvisError
 
 __all__ = [
     "CONCEPTS",
@@ -152,12 +153,51 @@ def read_rows(table: Any) -> list[PictureRow]:
 
 
 def open_table(folder: Path) -> Any | None:
-    """The Lance table of a store, ``None`` where nothing has been committed yet."""
+    """The Lance table of a store, ``None`` where nothing has been committed yet.
+
+    Raises:
+        OnnxvisError: it is damaged; reading from what is returned raises the same.
+    """
     lance = lance_module()
     path = folder / TABLE
     if not (path / "_versions").is_dir() or not any((path / "_versions").glob("*.manifest")):
         return None
-    return lance.dataset(str(path))
+    with _readable(path):
+        return _Table(lance.dataset(str(path)), path)
+
+
+class _Table:
+    """A Lance table whose reading fails with words: its own errors name the source file of the library."""
+
+    def __init__(self, dataset: Any, path: Path) -> None:
+        self._dataset, self._path = dataset, path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def to_table(self, **wanted: Any) -> Any:
+        with _readable(self._path):
+            return self._dataset.to_table(**wanted)
+
+    def take(self, *rows: Any, **wanted: Any) -> Any:
+        with _readable(self._path):
+            return self._dataset.take(*rows, **wanted)
+
+    def count_rows(self, **wanted: Any) -> int:
+        with _readable(self._path):
+            return int(self._dataset.count_rows(**wanted))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        what = str(error).partition(", /")[0].strip()
+        raise OnnxvisError(
+            f"the table {path} cannot be read ({what}): it is damaged, or a pass that is running has just written it "
+            "anew. Ask again; if it stays so, delete the store and index again."
+        ) from error
 
 
 def _text(text: str) -> str:

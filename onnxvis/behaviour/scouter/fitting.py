@@ -100,13 +100,18 @@ def fit(
         progress: called with (stage, done, total).
 
     Raises:
-        UsageError: the data or the settings do not do.
+        UsageError: the data or the settings do not do, or the backbone of an 8-bit file is to be trained.
         LayerError: no feature map can be chosen, or the named one does not do.
         ModelError: features or losses that are not finite.
         ConversionError: the joined file would not compute what was trained.
     """
     head, training, work = head or HeadSettings(), training or TrainingSettings(), Path(work)
     choice = _layer(model, layer)
+    if train_backbone and model.engine.precision == "int8":
+        raise UsageError(
+            f"{model.name!r} computes in 8 bits, whose steps have no slope to train along: leave --train-backbone out "
+            "(the head is then trained on the features of the file as it is), or give the file before quantization."
+        )
     read = model.image_input.name if train_backbone else choice.tensor
     features = backbone_features(model, samples, read, work, batch_size, progress)
     labels = samples.labels

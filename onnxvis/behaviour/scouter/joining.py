@@ -21,6 +21,7 @@ from onnxvis.behaviour.scouter.onnx_head import OLDEST_OPSET, head_nodes
 from onnxvis.behaviour.scouter.settings import HeadForm
 from onnxvis.errors import ConversionError
 from onnxvis.graph.cut import cut
+from onnxvis.graph.index import captured
 from onnxvis.labels import METADATA_KEY as LABELS_KEY
 from onnxvis.methods.scouter import METADATA_KEY
 from onnxvis.preprocessing import METADATA_KEY as PREPROCESSING_KEY
@@ -69,6 +70,7 @@ def trunk_of(model: onnx.ModelProto, image: str, feature: str) -> onnx.ModelProt
         LayerError: the feature map does not depend on the picture.
     """
     trunk = cut(model, [image], [feature])
+    _sort(trunk.graph)
     trunk.ir_version = max(model.ir_version, 4)
     trunk.producer_version, trunk.domain = model.producer_version, model.domain
     own = (LABELS_KEY, PREPROCESSING_KEY, METADATA_KEY, "names")
@@ -76,6 +78,25 @@ def trunk_of(model: onnx.ModelProto, image: str, feature: str) -> onnx.ModelProt
         if entry.key not in own:
             trunk.metadata_props.add().CopyFrom(entry)
     return trunk
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Bring the nodes into an order in which each can be run: onnxruntime takes any, other readers do not."""
+    makers = {name: number for number, node in enumerate(graph.node) for name in node.output if name}
+    order: dict[int, None] = {}
+    for first in range(len(graph.node)):
+        waiting = [first]
+        while waiting:
+            node = graph.node[waiting[-1]]
+            needed = {makers[t] for t in (*node.input, *captured(node)) if t in makers} - order.keys() - {waiting[-1]}
+            if not needed or waiting[-1] in order:
+                order[waiting.pop()] = None
+            else:
+                waiting += sorted(needed, reverse=True)
+    if list(order) != sorted(order):
+        nodes = [graph.node[number] for number in order]
+        graph.ClearField("node")
+        graph.node.extend(nodes)
 
 
 def join(
