@@ -31,28 +31,19 @@ def _pick_colors(row: Any, table: Any, low: Any, factor: Any, index: Any, color:
         k = (v - low) * factor + half
         k = k if k > zero else zero
         k = k if k < last else last
-        index[x] = np.int32(k if v == v else unseen)  # noqa: PLR0124
+        index[x] = np.uint16(k if v == v else unseen)  # noqa: PLR0124
     for x in range(row.size):
-        color[x] = table[np.uint32(index[x])]
+        color[x] = table[index[x]]
 
 
-def _mix(source: Any, color: Any, target: Any) -> None:
+def _mix(source: Any, parts: Any, target: Any) -> None:
     # At most 255 * 256 + 128: two bytes hold every step, and the casts say so (more SIMD lanes).
-    byte = np.uint32(255)
-    rounding = np.uint16(128)
     eight = np.uint16(8)
-    for x in range(color.size):
-        c = color[x]
-        part = c >> np.uint32(24)
-        part += part >> np.uint32(7)
-        a = np.uint16(part)
-        keep = np.uint16(np.uint32(256) - part)
-        red = np.uint16(np.uint16(c & byte) * a)
-        green = np.uint16(np.uint16((c >> np.uint32(8)) & byte) * a)
-        blue = np.uint16(np.uint16((c >> np.uint32(16)) & byte) * a)
-        red = np.uint16(np.uint16(np.uint16(source[3 * x]) * keep) + red + rounding)
-        green = np.uint16(np.uint16(np.uint16(source[3 * x + 1]) * keep) + green + rounding)
-        blue = np.uint16(np.uint16(np.uint16(source[3 * x + 2]) * keep) + blue + rounding)
+    for x in range(parts.size // 4):
+        keep = parts[4 * x + 3]
+        red = np.uint16(np.uint16(np.uint16(source[3 * x]) * keep) + parts[4 * x])
+        green = np.uint16(np.uint16(np.uint16(source[3 * x + 1]) * keep) + parts[4 * x + 1])
+        blue = np.uint16(np.uint16(np.uint16(source[3 * x + 2]) * keep) + parts[4 * x + 2])
         target[3 * x] = np.uint8(red >> eight)
         target[3 * x + 1] = np.uint8(green >> eight)
         target[3 * x + 2] = np.uint8(blue >> eight)
@@ -63,11 +54,12 @@ mix: Any = jit(_mix)
 
 
 def _blend_rows(picture: Any, values: Any, table: Any, low: Any, factor: Any, out: Any, start: int, stop: int) -> None:
-    index = np.empty(values.shape[1], np.int32)
-    color = np.empty(values.shape[1], np.uint32)
+    index = np.empty(values.shape[1], np.uint16)
+    color = np.empty(values.shape[1], np.uint64)
+    parts = color.view(np.uint16)
     for y in range(start, stop):
         pick_colors(values[y], table, low, factor, index, color)
-        mix(picture[y], color, out[y])
+        mix(picture[y], parts, out[y])
 
 
 def _blend_map_rows(
@@ -86,12 +78,13 @@ def _blend_map_rows(
     width = xs[2].size
     line = np.empty(small.shape[1], np.float32)
     row = np.empty(width, np.float32)
-    index = np.empty(width, np.int32)
-    color = np.empty(width, np.uint32)
+    index = np.empty(width, np.uint16)
+    color = np.empty(width, np.uint64)
+    parts = color.view(np.uint16)
     for y in range(start, stop):
         interpolate_line(small[y_low[y]], small[y_high[y]], y_part[y], xs, line, row)
         pick_colors(row, table, low, factor, index, color)
-        mix(picture[y], color, out[y])
+        mix(picture[y], parts, out[y])
 
 
 blend_rows: Any = jit(_blend_rows)

@@ -282,7 +282,7 @@ class Explanation:
         }
         manifest["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        files["manifest.json"] = text.encode("utf-8", "surrogatepass")
+        files["manifest.json"] = text.encode("utf-8", "backslashreplace")  # a JSON escape: a file name may be no text
         try:
             out.mkdir(parents=True, exist_ok=True)
             write_together(out, files)

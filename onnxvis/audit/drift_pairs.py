@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from onnxvis.audit.repeatable import repeatable_options
 from onnxvis.errors import OnnxvisError, UsageError
 from onnxvis.explaining import Request, Settings, explain_prepared, request
 from onnxvis.explanation import Explanation
-from onnxvis.methods import get_method
 from onnxvis.prediction import logits_of
 from onnxvis.target import resolve
 
@@ -111,7 +111,7 @@ def _inputs(a: Model, b: Model) -> list[str]:
 
 
 def usable_methods(a: Model, b: Model, methods: Sequence[str]) -> tuple[Requests, list[str]]:
-    """The methods that both models can do, and a note for each of the others.
+    """The methods that both models can do, with options that two runs agree under, and a note for each of the others.
 
     Raises:
         UsageError: an unknown method.
@@ -119,9 +119,9 @@ def usable_methods(a: Model, b: Model, methods: Sequence[str]) -> tuple[Requests
     requests: Requests = []
     notes = []
     for name in dict.fromkeys(methods):
-        get_method(name)
+        options = repeatable_options(name)
         try:
-            requests.append((request(a, name, {}), request(b, name, {})))
+            requests.append((request(a, name, options), request(b, name, options)))
         except UsageError:
             raise
         except OnnxvisError as error:

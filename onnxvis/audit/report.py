@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from onnxvis._version import __version__
 from onnxvis.audit.metrics import get_metric, metric_names
 from onnxvis.audit.objects import NOWHERE, Objects
+from onnxvis.audit.repeatable import repeatable_options
 from onnxvis.audit.report_checks import run_checks
 from onnxvis.audit.report_data import accuracy, agreement_table, confidence, describe_methods, limits, metric_table
 from onnxvis.audit.report_model import class_count, describe_environment, describe_model
@@ -42,8 +43,6 @@ AUDIT_VERSION = 1
 DEFAULT_METHODS = ("grad-cam", "integrated-gradients", "occlusion")
 _OBJECTS = ("source", "pictures", "unused")
 _QUICK_STEPS, _FULL_STEPS = 14, 28
-# Which engine is the faster is measured, so that choice, and the last bits with it, would differ from run to run.
-_REPEATABLE = {"engine": "plain"}
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,8 @@ def _requests(model: Model, plan: AuditPlan) -> tuple[list[Request], list[dict[s
     requests, skipped = [], []
     for name in names:
         try:
-            options = {k: v for k, v in {**_REPEATABLE, **plan.options}.items() if k in own[name]}
+            given = {k: v for k, v in plan.options.items() if k in own[name]}
+            options = {**repeatable_options(name), **given}
             requests.append(request(model, name, options))
         except (LayerError, ModelError) as error:
             skipped.append({"method": get_method(name).name, "reason": str(error)})

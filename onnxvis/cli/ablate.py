@@ -18,6 +18,7 @@ from onnxvis.behaviour.gan.gallery import save_page
 from onnxvis.behaviour.gan.pages import Figure, Section, Table
 from onnxvis.cli.console import err, out, progress_bar, visible
 from onnxvis.cli.options import parse_numbers
+from onnxvis.cli.results import can_be_written
 from onnxvis.errors import UsageError
 from onnxvis.picture_files import picture_files
 from onnxvis.provenance import versions
@@ -48,6 +49,8 @@ class AblateJob:
 def run_ablate(job: AblateJob) -> int:
     """Measure, list, and write; 0, or 2 when a picture could not be read, or 130 when it was interrupted."""
     model = job.model
+    if job.out is not None:
+        can_be_written(job.out)
     files = picture_files(job.images)
     truth = _truth(model, files, job.truth)
     units = None if job.units is None else _units(job.units)

@@ -223,7 +223,7 @@ def _table(found: Comparison) -> None:
         texts = [escape(_cut(visible(t))) for t in (row.name, a, b if row.flipped else "same")]
         style = "bold red" if row.flipped else ""
         table.add_row(*texts, *chances, f"{row.top5_overlap:.0%}", f"{row.logit_relative:.2%}", *ranks, style=style)
-    print_wide(table, _WIDTH)
+    print_wide(table, _WIDTH + sum(len(method) + 2 for method in found.methods))
     left = len(found.pictures) - _SHOWN
     if left > 0:
         out.print(f"... and {left} more in compare.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import traceback
@@ -45,6 +46,7 @@ def visible(text: str) -> str:
 
 def run(arguments: list[str] | None) -> int:
     """Run the application and turn every ending into an exit code."""
+    _replace_what_cannot_be_shown()
     from onnxvis.cli.app import app
 
     try:
@@ -72,6 +74,13 @@ def run(arguments: list[str] | None) -> int:
     except Exception:  # noqa: BLE001 - the outermost layer: whatever gets here is a defect, and is shown whole
         return _defect()
     return 0
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """A label or a file name that the terminal's encoding lacks becomes a question mark, instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _defect() -> int:

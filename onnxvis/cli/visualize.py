@@ -12,6 +12,7 @@ from rich.table import Table
 
 from onnxvis.behaviour.visualization import Visualization, visualize_each
 from onnxvis.cli.console import err, out, progress_bar, visible
+from onnxvis.cli.results import can_be_written
 from onnxvis.model import Model
 from onnxvis.names import slug
 
@@ -37,6 +38,7 @@ class VisualizeJob:
 def run_visualize(job: VisualizeJob) -> int:
     """Climb, write each result when it is finished; 0, or 130 when interrupted."""
     root = job.out / "visualize"
+    can_be_written(root)
 
     def finished(name: str, key: str) -> bool:
         done = _is_there(root / slug(name) / "manifest.json", key)

@@ -88,7 +88,7 @@ def test_masks_are_found_by_the_name_of_the_picture(place: Path) -> None:
         (("--score", "odds"), "probability"),
         (("--metrics", ""), "no metric was given"),
         (("--target", "top3"), "one target"),
-        (("--target", "no such class"), "no class is called"),
+        (("--target", "no such class"), "cannot be looked up"),
         (("--seed", "-1"), "--seed"),
     ],
 )

@@ -34,7 +34,7 @@ def test_a_damaged_table_is_said_in_words(
     if (part, how) == ("_versions/*.manifest", "gone"):
         assert Store.open(folder).pictures() == []
     else:
-        with pytest.raises(OnnxvisError, match="cannot be read .*delete the store and index again"):
+        with pytest.raises(OnnxvisError, match=r"cannot be read .*delete the store and index again"):
             Store.open(folder).embeddings()
     assert run(["project", str(folder), "-o", str(tmp_path / "out"), "-q"]) == 2
     assert "error:" in capsys.readouterr().err
@@ -66,3 +66,26 @@ def test_the_backbone_of_an_8_bit_file_is_not_trained(tmp_path: Path) -> None:
     model = onnxvis.load(quantized(convnet(), "qdq"), preprocessing="unit", provider="cpu")
     with pytest.raises(UsageError, match="computes in 8 bits"):
         fit(model, digits(12), tmp_path, training=TrainingSettings(epochs=1), train_backbone=True)
+
+
+def test_a_table_that_is_written_anew_is_read_from_its_next_version(room: Any, tmp_path: Path) -> None:
+    import datetime
+
+    import lance
+
+    from onnxvis.behaviour.index import Store
+
+    folder = tmp_path / "store"
+    shutil.copytree(room.folder / "store", folder)
+    store = Store.open(folder)
+    assert store._table is not None  # opened at this version
+    table = lance.dataset(str(folder / "pictures.lance"))
+    rows = table.to_table()
+    lance.write_dataset(rows, str(folder / "pictures.lance"), mode="overwrite")
+    lance.dataset(str(folder / "pictures.lance")).cleanup_old_versions(
+        older_than=datetime.timedelta(0), delete_unverified=True
+    )
+    ids, vectors = store.embeddings()
+    expected = room.store.embeddings()
+    np.testing.assert_array_equal(ids, expected[0])
+    np.testing.assert_array_equal(vectors, expected[1])

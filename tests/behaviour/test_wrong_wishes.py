@@ -47,7 +47,7 @@ def test_pictures_that_are_no_numbers_are_not_black() -> None:
     proto = squares_model()
     node = next(n for n in proto.graph.node if n.op_type == "Tanh")
     node.op_type = "Log"  # of numbers that are mostly negative
-    with pytest.raises(ModelError, match="NaN in .* samples"):
+    with pytest.raises(ModelError, match=r"NaN in .* samples"):
         open_generator(proto, value_range="tanh").sample(range(4))
 
 

@@ -377,3 +377,26 @@ def test_an_output_folder_that_cannot_be_written_to_costs_no_work(
     monkeypatch.setattr("onnxvis.cli.explain.explain_chunk", lambda *_: pytest.fail("it began to work"))
     code, text = run("explain", model, picture, "--preprocessing", "unit", "--out", "/proc")
     assert_one_error(code, text, "cannot write to the folder /proc", "--out")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+def test_a_file_name_that_is_no_text_can_be_explained_twice(
+    run: Run, tmp_path: Path, model: Path, picture: Path
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/cat\xff.png"))
+    odd.write_bytes(picture.read_bytes())
+    for _ in range(2):
+        code, text = explain(run, tmp_path, model, odd)
+        assert code == 0, text
+    (manifest,) = (tmp_path / "out").rglob("manifest.json")
+    assert json.loads(manifest.read_text(encoding="utf-8"))["picture"]["path"] == str(odd)
+
+
+def test_what_the_terminal_cannot_show_does_not_end_the_run(tmp_path: Path, model: Path, picture: Path) -> None:
+    named = tmp_path / "\N{CAT FACE} \u732b.png"
+    named.write_bytes(picture.read_bytes())
+    settings = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    words = ["explain", model, named, "--preprocessing", "unit", "--out", tmp_path / "out", "-m", "eigen-cam"]
+    done = subprocess.run([sys.executable, "-m", "onnxvis", *map(str, words)], env=settings, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"? ?.png" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import threading
@@ -257,6 +258,8 @@ def test_a_write_that_fails_for_good_costs_nothing(
     assert weather.seen["fail"] >= remote.ATTEMPTS
     weather.writes = ["fine"]
     machine("two")  # sees the last state that was published whole, and goes on from it
+    with pytest.raises(UsageError, match="s3://photos/store-b was begun with another option top_k"):
+        index(model, photos, url, dataclasses.replace(OPTIONS, top_k=5))
     part = Store.open(url)
     assert not part.complete
     known = len(part.pictures())

@@ -142,9 +142,9 @@ class Generator:
         """
         if values.dtype.kind == "f" and (wrong := np.isnan(values).reshape(len(values), -1).any(axis=1)).any():
             raise ModelError(
-                f"output {self.output!r} of {self.name!r} is NaN in {int(wrong.sum())} of {len(values)} samples, and no "
-                "color stands for that. Fewer extreme latents (--truncation 1) or other values for its inputs (--input) "
-                "may help; under an intervention, a smaller --value."
+                f"output {self.output!r} of {self.name!r} is NaN in {int(wrong.sum())} of {len(values)} samples, and "
+                "no color stands for that. Less extreme latents (--truncation 1) or other values for its inputs "
+                "(--input) may help; under an intervention, a smaller --value."
             )
         moved = np.moveaxis(values, 1, -1) if self.layout == "NCHW" else values
         rgb = moved[..., :3] if moved.shape[-1] >= 3 else np.repeat(moved[..., :1], 3, axis=-1)

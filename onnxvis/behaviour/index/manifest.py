@@ -51,8 +51,13 @@ def describe(
     }
 
 
-def begin(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def begin(path: Path, wanted: Mapping[str, Any], shown: str = "") -> dict[str, Any]:
     """The manifest to go on with: the one in the folder, if it asks the same of the same file and pictures.
+
+    Args:
+        path: the folder.
+        wanted: the manifest of a pass that has not begun.
+        shown: what messages call the store, where that is not the folder.
 
     Raises:
         UsageError: it asks something else; the message says what.
@@ -73,8 +78,8 @@ def begin(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if different:
         first = different[0]
         raise UsageError(
-            f"{path} was begun with another {first} ({_short(theirs[first])}, now {_short(ours[first])}), so it cannot "
-            "go on. Give the same command as then, or choose another --out."
+            f"{shown or path} was begun with another {first} ({_short(theirs[first])}, now {_short(ours[first])}), so "
+            "it cannot go on. Give the same command as then, or choose another --out."
         )
     return dict(known)
 

@@ -51,7 +51,7 @@ _OURS: Final = (TABLE, TALLIES, CONCEPTS)
 
 def is_remote(location: str | os.PathLike[str]) -> bool:
     """Whether a store is given by URL."""
-    return isinstance(location, str) and is_location(location)
+    return isinstance(location, str) and "://" in location and is_location(location)
 
 
 class RemoteStore:

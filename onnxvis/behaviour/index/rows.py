@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ MANIFEST = "manifest.json"
 TABLE = "pictures.lance"
 TALLIES = "tallies"
 CONCEPTS = "concepts"
+_WAITS = (0.05, 0.5)
+"""Seconds before a table that another process has just written anew is opened again."""
 _TOP = ("index", "name", "score")
 PLAIN = ("id", "path", "sha256", "width", "height", "error", "label", "top")
 
@@ -167,7 +170,10 @@ def open_table(folder: Path) -> Any | None:
 
 
 class _Table:
-    """A Lance table whose reading fails with words: its own errors name the source file of the library."""
+    """A Lance table whose reading fails with words: its own errors name the source file of the library.
+
+    A pass that is running may delete the files of the version that was opened: columns are then read from the next one.
+    """
 
     def __init__(self, dataset: Any, path: Path) -> None:
         self._dataset, self._path = dataset, path
@@ -176,6 +182,13 @@ class _Table:
         return getattr(self._dataset, name)
 
     def to_table(self, **wanted: Any) -> Any:
+        for wait in _WAITS:
+            try:
+                return self._dataset.to_table(**wanted)
+            except (OSError, ValueError):
+                time.sleep(wait)
+                with _readable(self._path):
+                    self._dataset = lance_module().dataset(str(self._path))
         with _readable(self._path):
             return self._dataset.to_table(**wanted)
 

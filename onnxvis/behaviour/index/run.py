@@ -153,7 +153,7 @@ def index(
         if remote is not None:
             remote.resume(progress)
         wanted = describe(model, spec, options.shard_size, _listing(pictures), command)
-        manifest = begin(path, wanted)
+        manifest = begin(path, wanted, "" if remote is None else remote.shown)
         folder = StoreFolder(path, spec, options.shard_size, partial(_publish, remote))
         began, ran = time.perf_counter(), 0
         if not manifest["complete"]:
