@@ -39,9 +39,13 @@ def run(words: list[str], place: Path, **more: str) -> subprocess.Popen[bytes]:
 
 
 def disturbed(
-    start: Callable[[], subprocess.Popen[bytes]], kept: Callable[[], Any], kills: int, chance: random.Random
+    start: Callable[[], subprocess.Popen[bytes]],
+    kept: Callable[[], Any],
+    kills: int,
+    chance: random.Random,
+    kill_first: bool = False,
 ) -> tuple[int, int]:
-    """Start until nothing is left to do; how often it was interrupted and killed."""
+    """Start until nothing is left to do; how often it was interrupted and killed, which take turns."""
     done = {signal.SIGINT: 0, signal.SIGKILL: 0}
     while True:
         running, before = start(), kept()
@@ -50,7 +54,8 @@ def disturbed(
                 time.sleep(0.02)
             time.sleep(chance.random())
             if running.poll() is None:
-                how = signal.SIGKILL if done[signal.SIGINT] > done[signal.SIGKILL] else signal.SIGINT
+                turn = done[signal.SIGINT] + kill_first > done[signal.SIGKILL]
+                how = signal.SIGKILL if turn else signal.SIGINT
                 os.killpg(running.pid, how)
                 done[how] += 1
                 running.wait()
@@ -117,22 +122,28 @@ def bucket(scratch: Path, chance: random.Random) -> list[str]:
     client.create_bucket(Bucket="stores")
     words = ["index", "small.onnx", "pictures", "--preprocessing", "unit", "--shard-size", "4", "--keep-maps", "--out"]
     run([*words, "store-local"], scratch).wait()
-    url, name = "s3://stores/store", "index into a bucket"
+    name, counts, same = "index into a bucket", [0, 0], True
+    local = Store.open(str(scratch / "store-local")).fingerprint()
+    for number in range(KILLS[name]):
+        folder = f"store-{number}"
 
-    def start() -> subprocess.Popen[bytes]:
-        engine = RAY if chance.random() < 0.4 else []
-        return run([*words, url, *engine], scratch, ONNXVIS_CACHE=str(scratch / chance.choice(("one", "other"))))
+        def start(url: str = f"s3://stores/{folder}") -> subprocess.Popen[bytes]:
+            engine = RAY if chance.random() < 0.4 else []
+            return run([*words, url, *engine], scratch, ONNXVIS_CACHE=str(scratch / chance.choice(("one", "other"))))
 
-    def published() -> list[str]:
-        found = client.list_objects_v2(Bucket="stores", Prefix="store/store.json").get("Contents", [])
-        return [one["ETag"] for one in found]
+        def published(key: str = f"{folder}/store.json") -> list[str]:
+            found = client.list_objects_v2(Bucket="stores", Prefix=key).get("Contents", [])
+            return [one["ETag"] for one in found]
 
-    interrupted, killed = disturbed(start, published, KILLS[name], chance)
-    os.environ["ONNXVIS_CACHE"] = str(scratch / "third")
-    stores = [Store.open(str(scratch / "store-local")), Store.open(url)]
-    same = all(store.complete for store in stores) and stores[0].fingerprint() == stores[1].fingerprint()
+        ended = disturbed(start, published, KILLS[name] - sum(counts), chance, counts[0] > counts[1])
+        counts = [known + new for known, new in zip(counts, ended, strict=True)]
+        os.environ["ONNXVIS_CACHE"] = str(scratch / "third")
+        store = Store.open(f"s3://stores/{folder}")
+        same = same and store.complete and store.fingerprint() == local
+        if sum(counts) >= KILLS[name]:
+            break
     server.stop()
-    return [name, str(interrupted), str(killed), "equal, bit for bit" if same else "**DIFFERENT**"]
+    return [name, *map(str, counts), "equal, bit for bit" if same else "**DIFFERENT**"]
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ from onnxvis.audit.report_state import ReportFolder, plain_json
 from onnxvis.audit.report_steps import AuditEngine, Work, answer_all, explain_chosen
 from onnxvis.audit.report_unit import TRUTH, Asked, targets_of
 from onnxvis.audit.selection import Answer, Item, Items, Selection, find_items, select
-from onnxvis.errors import LayerError, ModelError, UsageError
+from onnxvis.errors import LayerError, ModelError, PictureError, UsageError
 from onnxvis.explaining import Request, Settings, request
 from onnxvis.progress import Progress, silent
 from onnxvis.single_writer import single_writer
@@ -142,14 +142,14 @@ def audit(
     asked = plan or AuditPlan()
     report = progress or silent
     began = time.time()
-    items = pictures if isinstance(pictures, Items) else find_items(pictures, model.labels, class_count(model))
+    items = pictures if isinstance(pictures, Items) else _items(pictures, model, out)
     requests, skipped = _requests(model, asked)
     targets = _targets(asked, items)
     metrics = _metrics(asked)
     places, unplaced = asked.objects.assigned([item.path for item in items.items])
     settings = _settings(model, asked, requests, targets, metrics)
     shared = Settings(asked.batch_size, False, asked.seed, asked.allow_unverified, report)
-    steps = {"steps": _FULL_STEPS if asked.full else _QUICK_STEPS}
+    steps = {"steps": _FULL_STEPS if asked.full else _QUICK_STEPS, "engine": "plain"}
     asked_of_each = Asked(requests, targets, metrics, asked.full, shared, steps, places=places)
     with single_writer(out):
         folder = ReportFolder(out, settings, overwrite)
@@ -169,6 +169,10 @@ def audit(
         return AuditResult(folder.out, write_page(folder, data), data, interrupted)
 
 
+def _items(pictures: Sequence[str], model: Model, out: str | os.PathLike[str]) -> Items:
+    return find_items(pictures, model.labels, class_count(model), os.fspath(out))
+
+
 @dataclass
 class _Done:
     """What has been done so far."""
@@ -178,6 +182,7 @@ class _Done:
     selection: str = "none yet"
     objects: tuple[str, int, list[str]] | None = None
     finished: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
 
 
@@ -197,10 +202,11 @@ def _run(work: Work, items: Items, plan: AuditPlan, done: _Done, report: Progres
     done.chosen = [usable[i] for i in chosen]
     if done.chosen:
         _check_targets(work, done.chosen[0], done.answers[done.chosen[0].path])
-        done.finished = _keeping(lambda: explain_chosen(work, done.chosen, done.answers, report), work, done)
+        done.finished = _keeping(lambda: explain_chosen(work, done.chosen, done.answers, done.lost, report), work, done)
         if work.engine is not None:
             work.engine.close()
-        done.checks = run_checks(work, done.chosen, done.answers, report)
+        there = [item for item in done.chosen if item.path not in done.lost]
+        done.checks = run_checks(work, there, done.answers, report) if there else {}
 
 
 def _keeping(explain: Callable[[], list[str]], work: Work, done: _Done) -> list[str]:
@@ -216,7 +222,10 @@ def _check_targets(work: Work, item: Item, answer: Mapping[str, Any]) -> None:
     """A target that does not exist is an error now, not a failure of every picture."""
     from onnxvis.prediction import logits_of
 
-    x = work.model.prepare(item.opened).tensor
+    try:
+        x = work.model.prepare(item.opened).tensor
+    except PictureError:  # lost since it was answered, which costs only itself
+        return
     logits = logits_of(work.model, work.model.engine.forward(x, (work.model.logits.tensor,)), 1)[0]
     for spec in targets_of(work.asked.targets, item, answer):
         resolve(spec, logits, work.model.labels, form=work.model.output_form)
@@ -307,6 +316,7 @@ def _assemble(
     failed = [
         {"path": i.path, "error": done.answers[i.path]["error"]} for i in answered if "error" in done.answers[i.path]
     ]
+    lost = [{"path": path, "error": error} for path, error in sorted(done.lost.items())]
     truths = {item.truth for item in items.items if item.truth is not None}
     data: dict[str, Any] = {
         "audit_version": AUDIT_VERSION,
@@ -320,7 +330,7 @@ def _assemble(
             "answered": len(answered) - len(failed),
             "chosen": len(done.chosen),
             "finished": len(entries),
-            "failed": failed,
+            "failed": [*failed, *lost],
             "selection": done.selection,
             "truth": items.truth_source,
             **({} if done.objects is None else {"objects": dict(zip(_OBJECTS, done.objects, strict=True))}),

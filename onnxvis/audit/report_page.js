@@ -445,6 +445,8 @@
       if (prepared(card).done && !card.dataset.drawn) draw(card);
     }
   });
+  // Cards that are linked to, or reached by the keyboard, come to lie below the switches that stay on top.
+  new ResizeObserver(() => document.body.style.setProperty("--bar", `${controls.offsetHeight}px`)).observe(controls);
   wireZoom();
   settle();
   choose();

@@ -25,7 +25,16 @@ from onnxvis.files import write_atomic
 from onnxvis.locations import holder, is_location, location_name
 from onnxvis.names import slug
 
-__all__ = ["FinishedFolder", "FinishedMap", "FinishedPicture", "ReportFolder", "entry_name", "map_folder", "plain_json"]
+__all__ = [
+    "FinishedFolder",
+    "FinishedMap",
+    "FinishedPicture",
+    "LostPicture",
+    "ReportFolder",
+    "entry_name",
+    "map_folder",
+    "plain_json",
+]
 
 _LONGEST_NAME = 48
 
@@ -84,6 +93,19 @@ class FinishedPicture:
     entry: Mapping[str, Any]
     picture: bytes = field(repr=False)
     maps: tuple[FinishedMap, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LostPicture:
+    """A picture that was answered and could not be read again, for its maps; it costs only itself.
+
+    Attributes:
+        path: as it was given.
+        error: why.
+    """
+
+    path: str
+    error: str
 
 
 class FinishedFolder:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from onnxvis.audit.report_state import FinishedPicture, ReportFolder
+from onnxvis.audit.report_state import FinishedPicture, LostPicture, ReportFolder
 from onnxvis.audit.report_unit import Asked, Group, answer_group, explain_group, settle, targets_of
 from onnxvis.audit.selection import Item
 from onnxvis.progress import Progress, report_failed
@@ -35,7 +35,7 @@ class AuditEngine(Protocol):
 
     def pictures(
         self, model: Model, asked: Asked, first: First, groups: Sequence[Group]
-    ) -> Generator[list[FinishedPicture], None, None]:
+    ) -> Generator[list[FinishedPicture | LostPicture], None, None]:
         """What :func:`explain_group` gives, for every group, after :func:`settle` with the first picture."""
 
     def close(self) -> None:
@@ -94,9 +94,20 @@ def _answered(
 
 
 def explain_chosen(
-    work: Work, items: Sequence[Item], answers: Mapping[str, Mapping[str, Any]], progress: Progress
+    work: Work,
+    items: Sequence[Item],
+    answers: Mapping[str, Mapping[str, Any]],
+    lost: dict[str, str],
+    progress: Progress,
 ) -> list[str]:
     """Maps and metrics of the chosen pictures; each is on disk when it is finished.
+
+    Args:
+        work: the audit.
+        items: the chosen pictures.
+        answers: on them, by path.
+        lost: pictures that could not be read again are added to it, with the reason.
+        progress: where it is.
 
     Returns:
         Paths of the pictures that are finished, in the given order.
@@ -108,10 +119,14 @@ def explain_chosen(
     if todo:
         with contextlib.closing(_explained(work, (items[0], answers[items[0].path]), todo)) as found:
             for picture in found:
-                work.folder.save(picture)
-                finished.add(picture.path)
-                failed += bool(picture.entry["problems"])
-                progress("pictures", len(finished), len(items))
+                if isinstance(picture, LostPicture):
+                    lost[picture.path] = picture.error
+                    failed += 1
+                else:
+                    work.folder.save(picture)
+                    finished.add(picture.path)
+                    failed += bool(picture.entry["problems"])
+                progress("pictures", len(finished) + len(lost), len(items))
                 report_failed(progress, "pictures", failed)
     return [item.path for item in items if item.path in finished]
 
@@ -129,7 +144,9 @@ def _missing(
     return groups
 
 
-def _explained(work: Work, first: First, groups: Sequence[Group]) -> Generator[FinishedPicture, None, None]:
+def _explained(
+    work: Work, first: First, groups: Sequence[Group]
+) -> Generator[FinishedPicture | LostPicture, None, None]:
     if work.engine is not None:
         with contextlib.closing(work.engine.pictures(work.model, work.asked, first, groups)) as found:
             for pictures in found:

@@ -20,7 +20,7 @@ from onnxvis.audit import metrics as measures
 from onnxvis.audit.metrics.where import as_mask
 from onnxvis.audit.objects import Place
 from onnxvis.audit.report_outline import outline_of_boxes, outline_of_mask
-from onnxvis.audit.report_state import FinishedMap, FinishedPicture, entry_name, map_folder, plain_json
+from onnxvis.audit.report_state import FinishedMap, FinishedPicture, LostPicture, entry_name, map_folder, plain_json
 from onnxvis.audit.report_words import OBJECTS
 from onnxvis.audit.selection import Item
 from onnxvis.errors import ModelError, OnnxvisError, ParityError, PictureError, TargetError, UsageError
@@ -163,7 +163,7 @@ def _predicted(
 
 def explain_group(
     model: Model, asked: Asked, group: Group, stages: dict[str, float] | None = None
-) -> Iterator[FinishedPicture]:
+) -> Iterator[FinishedPicture | LostPicture]:
     """Maps and metrics of the pictures of a group that are not finished, one after another.
 
     Args:
@@ -171,22 +171,31 @@ def explain_group(
         asked: what is asked of every picture.
         group: the pictures.
         stages: seconds by stage are added to it.
-
-    Raises:
-        PictureError: a picture that the model answered cannot be read any more.
     """
     clock = StageClock(stages)
-    prepared = [model.prepare(item.opened) for item in group.items]
+    rows: list[int] = []
+    prepared: list[Prepared] = []
+    for row, item in enumerate(group.items):
+        try:
+            prepared.append(model.prepare(item.opened))
+            rows.append(row)
+        except PictureError as error:
+            if row in group.missing:
+                yield LostPicture(item.path, str(error))
     clock.stop("reading")
-    targets = [targets_of(asked.targets, i, answer) for i, answer in zip(group.items, group.answers, strict=True)]
+    if not set(rows).intersection(group.missing):
+        return
+    targets = [targets_of(asked.targets, group.items[row], group.answers[row]) for row in rows]
     problems: dict[tuple[int, str], str] = {}
     columns = {r.method.name: _tried(model, asked.settings, prepared, [r], targets, problems) for r in asked.requests}
     clock.stop("explaining")
-    for row in group.missing:
-        by_method = {name: column[row] for name, column in columns.items() if column[row] is not None}
-        failed = [{"method": name, "error": text} for (i, name), text in problems.items() if i == row]
-        finished = _finish(model, asked, group.items[row], group.answers[row], prepared[row], by_method, failed, clock)
-        yield finished
+    for place, row in enumerate(rows):
+        if row not in group.missing:
+            continue
+        by_method = {name: column[place] for name, column in columns.items() if column[place] is not None}
+        failed = [{"method": name, "error": text} for (i, name), text in problems.items() if i == place]
+        item, answer = group.items[row], group.answers[row]
+        yield _finish(model, asked, item, answer, prepared[place], by_method, failed, clock)
         clock.start()
 
 

@@ -113,7 +113,7 @@ def parse_selection(text: str) -> Selection:
     return Selection(rule, int(count))
 
 
-def find_items(given: Sequence[str], labels: Labels, classes: int | None) -> Items:
+def find_items(given: Sequence[str], labels: Labels, classes: int | None, leave_out: str | Path | None = None) -> Items:
     """Pictures with the classes they are said to show.
 
     A ``.csv`` or ``.tsv`` file among the given has the columns path and label (a heading line is recognized);
@@ -124,6 +124,7 @@ def find_items(given: Sequence[str], labels: Labels, classes: int | None) -> Ite
         given: picture files, folders, label files, archives, tables, URLs.
         labels: the model's class names.
         classes: how many classes the model has; ``None`` for a dense output, whose pictures have no class.
+        leave_out: a folder whose pictures are results: those of a report that lies among the pictures.
 
     Raises:
         UsageError: a label file that cannot be read, or a label that no class has.
@@ -138,7 +139,7 @@ def find_items(given: Sequence[str], labels: Labels, classes: int | None) -> Ite
             items += _from_csv(Path(name), labels, classes)
             sources.append(f"the label file {name}")
         elif Path(name).is_dir():
-            found, source = _from_folder(Path(name), labels, classes)
+            found, source = _from_folder(Path(name), labels, classes, leave_out)
             items += found
             sources.append(source)
         elif is_location(name) or is_container(name):
@@ -179,8 +180,13 @@ def _folded(text: str) -> str:
     return " ".join(text.replace("_", " ").split()).casefold()
 
 
-def _from_folder(folder: Path, labels: Labels, classes: int | None) -> tuple[list[Item], str]:
+def _from_folder(
+    folder: Path, labels: Labels, classes: int | None, leave_out: str | Path | None
+) -> tuple[list[Item], str]:
     paths = picture_files([str(folder)])
+    if leave_out is not None and Path(leave_out).resolve().is_relative_to(folder.resolve()):
+        results = Path(leave_out).resolve()
+        paths = [p for p in paths if not Path(p).resolve().is_relative_to(results)] or paths
     if classes is None:
         return [Item(p) for p in paths], "none: the output is dense, and a folder's name is no answer to it"
     names = {p: Path(p).relative_to(folder).parts[0] for p in paths if len(Path(p).relative_to(folder).parts) > 1}

@@ -5,14 +5,14 @@ right: pictures whose last hidden activations are close show the same things, th
 the neighbors in pixels stand beside those in the embedding.
 
 Outliers: the distance to the k-th neighbor (Ramaswamy, Rastogi & Shim, SIGMOD 2000) and the local outlier factor
-(Breunig, Kriegel, Ng & Sander, SIGMOD 2000), by scikit-learn, exactly.
+(Breunig, Kriegel, Ng & Sander, SIGMOD 2000), from exact neighbors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnxvis.behaviour.stored import Row
 from onnxvis.behaviour.thumbnails import Thumbnails
 from onnxvis.errors import UsageError
+from onnxvis.progress import Progress, silent
 
 __all__ = [
     "DUPLICATE_PIXELS",
@@ -43,13 +44,18 @@ DUPLICATE_PIXELS = 20.0
 """... if their thumbnails differ by less than this, root mean square, of 255."""
 
 _BLOCK = 1 << 22
+_ROWS = 1024
 _NEIGHBORS_LOOKED_AT = 8
+_NO_DISTANCE = 1e-10
+"""Added to mean distances, as scikit-learn does: equal pictures have a finite density."""
 
 
 def nearest_neighbors(
-    vectors: NDArray[np.float32], k: int, metric: Metric = "euclidean"
+    vectors: NDArray[np.float32], k: int, metric: Metric = "euclidean", progress: Progress = silent
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k nearest other rows of every row, exactly: places and distances ``(N, k)``, nearest first.
+
+    Every row is compared with every other, some at a time, so memory stays bounded and ``progress`` hears of it.
 
     Raises:
         UsageError: fewer than two rows, or rows that are not finite.
@@ -59,14 +65,21 @@ def nearest_neighbors(
     if len(vectors) < 2 or not np.isfinite(vectors).all():
         raise UsageError("neighbors need at least two pictures whose embeddings are all finite.")
     k = min(k, len(vectors) - 1)
-    found = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(vectors)
-    distances, places = found.kneighbors()
+    found = NearestNeighbors(n_neighbors=k + 1, metric=metric, algorithm="brute").fit(vectors)
+    places = np.empty((len(vectors), k), np.int64)
     exact = np.empty(places.shape)
     rows = vectors.astype(np.float64)
-    for start in range(0, len(rows), max(1, _BLOCK // max(1, k * rows.shape[1]))):
-        part = slice(start, start + max(1, _BLOCK // max(1, k * rows.shape[1])))
+    step = max(1, min(_ROWS, _BLOCK // max(1, k * rows.shape[1])))
+    for start in range(0, len(rows), step):
+        progress("neighbors of every picture", start, len(rows))
+        part = slice(start, start + step)
+        near = found.kneighbors(vectors[part], return_distance=False)
+        others = near != np.arange(start, start + len(near))[:, None]
+        others[others.all(axis=1), -1] = False  # itself is not among them where more than k rows are equal
+        places[part] = near[others].reshape(len(near), k)
+        # scikit-learn's own distances lose digits where rows are nearly equal
         exact[part] = _paired(rows[part, None], rows[places[part]], metric)
-    del distances  # scikit-learn's own lose digits where rows are nearly equal
+    progress("neighbors of every picture", len(rows), len(rows))
     order = np.lexsort((places, exact), axis=1)
     return np.take_along_axis(places, order, axis=1), np.take_along_axis(exact, order, axis=1)
 
@@ -135,6 +148,7 @@ def duplicates(
     thumbnails: Thumbnails,
     share: float = DUPLICATE_SHARE,
     most_pixels: float = DUPLICATE_PIXELS,
+    progress: Progress = silent,
 ) -> tuple[list[DuplicateGroup], float]:
     """Groups of identical and nearly identical pictures.
 
@@ -149,11 +163,12 @@ def duplicates(
         thumbnails: of the same ids, in any order.
         share: see above.
         most_pixels: root mean square, of 255.
+        progress: told how many pictures have been compared with all others.
 
     Returns:
         The groups, the closest first, and the embedding distance used as the limit.
     """
-    places, distances = nearest_neighbors(vectors, _NEIGHBORS_LOOKED_AT)
+    places, distances = nearest_neighbors(vectors, _NEIGHBORS_LOOKED_AT, progress=progress)
     limit = share * float(np.median(distances[:, 0]))
     sums = {row.id: row.sha256 for row in rows}
     where = {int(id): k for k, id in enumerate(thumbnails.ids)}
@@ -163,8 +178,12 @@ def duplicates(
         if sums[a] == sums[b] or pixels <= most_pixels:
             pairs.append((a, b, distance, pixels))
     groups = []
-    for members in _joined(pairs):
-        inner = [(d, p) for a, _, d, p in pairs if a in members]
+    joined = _joined(pairs)
+    number_of = {member: number for number, members in enumerate(joined) for member in members}
+    inside: list[list[tuple[float, float]]] = [[] for _ in joined]
+    for a, _, distance, pixels in pairs:
+        inside[number_of[a]].append((distance, pixels))
+    for members, inner in zip(joined, inside, strict=True):
         same = len({sums[m] for m in members}) == 1
         groups.append(DuplicateGroup(tuple(sorted(members)), same, max(d for d, _ in inner), max(p for _, p in inner)))
     return sorted(groups, key=lambda g: (not g.identical, g.distance, g.ids)), limit
@@ -218,26 +237,35 @@ class Outlier:
     factor: float
 
 
-def outliers(ids: ArrayLike, vectors: NDArray[np.float32], k: int = 10, metric: Metric = "euclidean") -> list[Outlier]:
+def outliers(
+    ids: ArrayLike,
+    vectors: NDArray[np.float32],
+    k: int = 10,
+    metric: Metric = "euclidean",
+    progress: Progress = silent,
+) -> list[Outlier]:
     """All pictures, the largest local outlier factor first.
+
+        reach(p, o) = max(distance of o to its k-th neighbor, d(p, o));  density(p) = 1 / mean of reach over neighbors
+        factor(p) = mean density of its neighbors / density(p)
 
     Args:
         ids: ``(N,)``.
         vectors: ``(N, D)`` finite.
         k: neighbors that make the neighborhood; fewer where there are fewer pictures.
         metric: of the distances.
+        progress: told how many pictures have been compared with all others.
 
     Raises:
         UsageError: fewer than three pictures, or an embedding that is not finite.
     """
-    from sklearn.neighbors import LocalOutlierFactor
-
     numbers = np.asarray(ids, np.int64)
     if len(vectors) < 3:
         raise UsageError(f"outliers need at least three pictures; the store has {len(vectors)}.")
     k = min(k, len(vectors) - 1)
-    _, distances = nearest_neighbors(vectors, k, metric)
-    found: Any = LocalOutlierFactor(n_neighbors=k, metric=metric, algorithm="brute").fit(vectors)
-    factors = -found.negative_outlier_factor_
+    places, distances = nearest_neighbors(vectors, k, metric, progress)
+    reach = np.maximum(distances[places, -1], distances)
+    density = 1 / (reach.mean(axis=1) + _NO_DISTANCE)
+    factors = density[places].mean(axis=1) / density
     order = np.lexsort((numbers, -distances[:, -1], -factors))
     return [Outlier(int(numbers[i]), float(distances[i, -1]), float(factors[i])) for i in order]

@@ -10,6 +10,7 @@ embedding, and falls with the rank that wrong neighbors have there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxvis.errors import DependencyError, UsageError, did_you_mean
+from onnxvis.progress import Progress, silent
 
-__all__ = ["METHODS", "Projection", "project", "trustworthiness"]
+__all__ = ["METHODS", "Projection", "project", "trustworthiness", "tsne_seconds"]
 
 METHODS = ("tsne", "pca", "umap")
 _COMPONENTS = 50
@@ -26,6 +28,7 @@ _PERPLEXITY = 30.0
 _ROWS = 2000
 _BLOCK = 1 << 24
 _NEIGHBORS = 15
+_SECONDS = 5e-4  # 31 s for 5,000 pictures of 64 numbers, on a core of 2.5 GHz
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,11 @@ class Projection:
 
 
 def project(
-    vectors: NDArray[np.float32], method: str = "tsne", perplexity: float | None = None, seed: int = 0
+    vectors: NDArray[np.float32],
+    method: str = "tsne",
+    perplexity: float | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Projection:
     """Lay out embeddings in the plane.
 
@@ -60,6 +67,7 @@ def project(
         perplexity: of t-SNE, the number of neighbors that count, below N; UMAP takes it as its ``n_neighbors``.
             Left out: 30 (UMAP: 15), or less where there are few pictures, which a note says.
         seed: of everything random.
+        progress: told what is being done; the methods themselves say nothing until they end.
 
     Raises:
         UsageError: fewer than 4 rows, values that are not finite, an unknown method, or a perplexity or seed out of
@@ -79,12 +87,22 @@ def project(
     rows = vectors.astype(np.float64)
     notes: list[str] = []
     made = {"tsne": _tsne, "pca": _pca, "umap": _umap}[method]
+    stage = f"{method} of {len(rows):,} pictures"
+    progress(stage, 0, 1)
     points, parameters = made(rows, perplexity, seed, notes)
+    progress(stage, 1, 1)
     k = min(12, max(1, (len(rows) - 1) // 2 - 1))
+    progress("trustworthiness", 0, 1)
     trust, measured = trustworthiness(rows, points, k, seed)
+    progress("trustworthiness", 1, 1)
     if measured < len(rows):
         notes.append(f"trustworthiness measured at {measured:,} of {len(rows):,} points, each against all")
     return Projection(points, method, {"method": method, **parameters}, trust, k, tuple(notes))
+
+
+def tsne_seconds(count: int) -> float:
+    """About how long t-SNE of so many pictures takes on one CPU; it grows as N log N."""
+    return _SECONDS * count * math.log2(max(2, count))
 
 
 def _reduced(rows: NDArray[np.float64], seed: int, notes: list[str]) -> NDArray[np.float64]:

@@ -66,7 +66,7 @@ def run_audit(job: AuditJob) -> int:
         seed=job.seed,
         allow_unverified=job.allow_unverified,
     )
-    items = find_items(job.images, job.model.labels, class_count(job.model))
+    items = find_items(job.images, job.model.labels, class_count(job.model), job.out)
     with progress_bar(job.quiet) as progress:
         result = audit(
             job.model, items, job.out, plan, command=job.command, overwrite=job.overwrite, progress=progress,

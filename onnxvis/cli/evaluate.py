@@ -18,6 +18,7 @@ from onnxvis.audit.metrics import Measured, Summary, get_metric, measure, metric
 from onnxvis.audit.metrics.base import Settings as MetricSettings
 from onnxvis.audit.metrics.similarity import agreement
 from onnxvis.audit.objects import Place, read_objects
+from onnxvis.audit.repeatable import repeatable_options
 from onnxvis.cli.console import err, out, print_wide, progress_bar, visible
 from onnxvis.cli.partial import Partial
 from onnxvis.errors import LayerError, ModelError, OnnxvisError, OutputError, TargetError, UsageError
@@ -165,7 +166,7 @@ def _requests(job: EvaluateJob) -> tuple[list[Request], list[str]]:
     requests, notes = [], []
     for name in dict.fromkeys(names):
         try:
-            requests.append(request(job.model, name, {}))
+            requests.append(request(job.model, name, repeatable_options(name)))
         except (LayerError, ModelError) as error:
             notes.append(f"{name}: {error}")
     if not requests:
@@ -213,6 +214,7 @@ def _measured(
         job.model, explanations, metrics,
         masks=None if where is None else [where] * len(explanations),
         batch_size=job.batch_size, seed=job.seed, steps=job.steps, score=job.score, baseline=job.baseline,
+        engine="plain",
     )  # fmt: skip
     table = [[None if np.isnan(v) else float(v) for v in row] for row in agreement(explanations)]
     return [[_row(e, results) for e, results in zip(explanations, measured, strict=True)], table]
@@ -234,13 +236,18 @@ def _row(explanation: Explanation, results: dict[str, Measured]) -> dict[str, An
         "target": explanation.target,
         "metrics": {
             name: {
-                "value": m.value,
+                "value": None if m.value is None or not np.isfinite(m.value) else m.value,
                 "note": m.note,
-                **({} if m.curve is None else {"curve": [[float(v) for v in point] for point in m.curve]}),
+                **({} if m.curve is None else {"curve": _points(m.curve)}),
             }
             for name, m in results.items()
         },
     }
+
+
+def _points(curve: np.ndarray) -> list[list[float]]:
+    """The points of a curve that have a value: JSON knows no NaN."""
+    return [[float(v) for v in point] for point in curve if np.isfinite(point).all()]
 
 
 def _summaries(names: Sequence[str], metrics: Sequence[str], run: _Run) -> dict[str, dict[str, Summary]]:
@@ -313,4 +320,4 @@ def _json(job: EvaluateJob, names: Sequence[str], metrics: Sequence[str], run: _
         "notes": list(notes),
         "provenance": {**provenance(job.model), "explained": explained_output(job.model)},
     }
-    return json.dumps(data, indent=2, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str).encode("utf-8", "surrogatepass")

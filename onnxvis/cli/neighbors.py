@@ -215,7 +215,9 @@ def _print(title: str, room: _Room, pairs: Sequence[tuple[np.int64, np.float64]]
 
 def _duplicates(room: _Room) -> None:
     ids, vectors = room.store.embeddings()
-    groups, limit = duplicates(list(room.rows.values()), ids, vectors, room.thumbnails(ids))
+    thumbnails = room.thumbnails(ids)
+    with progress_bar(room.job.quiet) as progress:
+        groups, limit = duplicates(list(room.rows.values()), ids, vectors, thumbnails, progress=progress)
     notes = [
         f"Together: equal files; or embeddings closer than {limit:.4g} ({DUPLICATE_SHARE:g} of the median distance "
         f"to a nearest neighbor) and pictures that differ by less than {DUPLICATE_PIXELS:g} of 255 at "
@@ -242,7 +244,8 @@ def _duplicates(room: _Room) -> None:
 def _outliers(room: _Room) -> None:
     ids, vectors = room.store.embeddings()
     metric: Metric = "cosine" if room.job.metric == "cosine" else "euclidean"
-    found = outliers(ids, vectors, room.job.k, metric)
+    with progress_bar(room.job.quiet) as progress:
+        found = outliers(ids, vectors, room.job.k, metric, progress)
     neighbors = min(room.job.k, len(ids) - 1)
     notes = [
         f"Local outlier factor with {neighbors} neighbors ({metric}): how much sparser the embedding is around a "

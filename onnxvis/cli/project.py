@@ -16,7 +16,7 @@ from rich.markup import escape
 from onnxvis._version import __version__
 from onnxvis.behaviour.image_grid import draw_grid, grid_places, grid_shape
 from onnxvis.behaviour.opening import model_of, pictures_of
-from onnxvis.behaviour.projection import Projection
+from onnxvis.behaviour.projection import Projection, tsne_seconds
 from onnxvis.behaviour.projection import project as lay_out
 from onnxvis.behaviour.scatter import ScatterPage, ScatterPoint, build_scatter_page, sprite_side, verdict
 from onnxvis.cli.console import out, progress_bar, visible
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProjectJob", "run_project"]
 
+_LONG = 60.0
 _TITLES = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
 
 
@@ -52,7 +53,10 @@ def run_project(job: ProjectJob) -> int:
     ids, vectors = store.embeddings()
     if not job.quiet:
         out.print(f"{len(ids):,} embeddings of {store.embedding_layer}, {vectors.shape[1]} numbers each")
-    found = lay_out(vectors, job.method, job.perplexity, job.seed)
+        if job.method == "tsne" and (seconds := tsne_seconds(len(ids))) > _LONG:
+            out.print(f"t-SNE takes about {seconds / 60:.0f} min of one CPU; --method pca takes seconds")
+    with progress_bar(job.quiet) as progress:
+        found = lay_out(vectors, job.method, job.perplexity, job.seed, progress)
     model = model_of(store, job.model)
     rows = {row.id: row for row in store.pictures()}
     points = [_point(rows[int(id)]) for id in ids]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from onnxvis.audit.report_state import FinishedPicture
+from onnxvis.audit.report_state import FinishedPicture, LostPicture
 from onnxvis.audit.report_steps import First
 from onnxvis.audit.report_unit import Asked, Group, answer_group, explain_group, settle
 from onnxvis.audit.selection import Item
@@ -57,7 +57,9 @@ def answer_work(
     return records, clock.stages
 
 
-def picture_work(model: Model, item: tuple[_Common, Group]) -> tuple[list[FinishedPicture], dict[str, float]]:
+def picture_work(
+    model: Model, item: tuple[_Common, Group]
+) -> tuple[list[FinishedPicture | LostPicture], dict[str, float]]:
     """The maps of one group, in an actor."""
     common, group = item
     stages: dict[str, float] = {}
@@ -104,7 +106,7 @@ class RayAuditing:
 
     def pictures(
         self, model: Model, asked: Asked, first: First, groups: Sequence[Group]
-    ) -> Generator[list[FinishedPicture], None, None]:
+    ) -> Generator[list[FinishedPicture | LostPicture], None, None]:
         """What came of the missing pictures of every group, each exactly once, in any order.
 
         Raises:

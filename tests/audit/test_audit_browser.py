@@ -133,6 +133,19 @@ def test_view_opacity_size_and_methods(page: Page) -> None:
     assert set(page.evaluate(shown)) == {"1"}
 
 
+def test_a_linked_picture_lies_below_the_switches_at_every_width(page: Page, report: AuditResult) -> None:
+    name = report.data["entries"][2]["id"]
+    for width in (1280, 900):
+        page.resize(width, 800)
+        page.evaluate("location.hash = ''")
+        page.evaluate(f"location.hash = '#{name}'")
+        page.wait(
+            f"""(() => {{ const top = document.getElementById("{name}").querySelector("h3").getBoundingClientRect().top;
+            return Math.abs(top - document.getElementById("controls").getBoundingClientRect().bottom) < 40
+            && top >= document.getElementById("controls").getBoundingClientRect().bottom; }})()"""
+        )
+
+
 def test_search_filter_sort_and_targets(report: AuditResult, page: Page) -> None:
     entries = report.data["entries"]
     page.type("#search", "GNP.txt")

@@ -13,10 +13,11 @@ from PIL import Image
 from support.hand_models import small_net
 
 import onnxvis
-from onnxvis.audit.metrics import measure, summarize
+from onnxvis.audit.metrics import Measured, measure, summarize
 from onnxvis.cli import evaluate
 from onnxvis.cli.console import run
 from onnxvis.errors import OutputError
+from onnxvis.methods import occlusion_drops
 
 SPEC = {"resize": "stretch", "size": 16, "scale": 1 / 255}
 
@@ -62,6 +63,38 @@ def test_the_figures_are_those_of_measure(place: Path, capsys: pytest.CaptureFix
     first = (place / "out.json").read_bytes()
     assert command(place, *options) == 0
     assert (place / "out.json").read_bytes() == first
+
+
+def test_figures_that_are_no_numbers_are_left_out_of_the_json(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = evaluate.measure
+
+    def odd(*given: Any, **more: Any) -> Any:
+        found = honest(*given, **more)
+        curve = np.array([[0.1, 0.5], [0.2, np.nan], [0.5, -0.5]])
+        return [{**row, "sparseness": Measured(float("nan"), curve)} for row in found]
+
+    monkeypatch.setattr(evaluate, "measure", odd)
+    assert command(place, "-m", "saliency", "--metrics", "sparseness") == 0
+    text = (place / "out.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    row = json.loads(text)["results"][0]["metrics"]["sparseness"]
+    assert row["value"] is None
+    assert row["curve"] == [[0.1, 0.5], [0.5, -0.5]]
+
+
+def test_no_engine_is_chosen_by_the_clock(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which engine is faster differs from run to run, and with it the last bits of the figures."""
+    asked = []
+    honest = occlusion_drops.Drops.__init__
+
+    def noted(self: Any, *given: Any, **more: Any) -> None:
+        honest(self, *given, **more)
+        asked.append(self._settings.engine)
+
+    monkeypatch.setattr(occlusion_drops.Drops, "__init__", noted)
+    assert command(place, "-m", "occlusion", "--metrics", "infidelity,max-sensitivity") == 0
+    assert len(asked) > 6
+    assert set(asked) == {"plain"}
 
 
 def test_masks_are_found_by_the_name_of_the_picture(place: Path) -> None:

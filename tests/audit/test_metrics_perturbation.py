@@ -183,7 +183,16 @@ def test_a_function_as_target_is_not_asked_again_by_guessing() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": 0}, {"batch_size": 0}, {"score": "odds"}, {"baseline": "noise"}, {"metrics": ["insert"]}, {"masks": []}],
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"seed": -1},
+        {"score": "odds"},
+        {"baseline": "noise"},
+        {"engine": "steam"},
+        {"metrics": ["insert"]},
+        {"masks": []},
+    ],
 )
 def test_settings_are_checked(options: dict[str, Any]) -> None:
     model = region_mean()

@@ -209,6 +209,23 @@ def test_broken_pictures_and_methods_cost_only_themselves(folder: Path, tmp_path
     assert "liar.png" in page
 
 
+def test_a_picture_that_is_lost_after_its_answer_costs_only_itself(folder: Path, tmp_path: Path) -> None:
+    pictures = labelled_pictures(tmp_path / "pictures")
+    gone = pictures / "class 0" / "p0.png"  # the first, which decides how gradients are checked
+
+    def watch(stage: str, done: int, total: int) -> None:
+        if stage == "pictures":
+            gone.unlink(missing_ok=True)
+
+    plan = dataclasses.replace(PLAN, metrics=("sparseness",))
+    result = audit(small_model(folder), [str(pictures)], tmp_path / "out", plan, progress=watch)
+    assert [f["path"] for f in result.data["pictures"]["failed"]] == [str(gone)]
+    assert result.data["pictures"]["answered"] == 4
+    assert [e["path"] for e in result.data["entries"]] == [str(p) for p in sorted(pictures.rglob("*.png"))]
+    assert len(result.data["entries"]) == 3
+    assert result.data["checks"]["self_tests"]
+
+
 def test_selection_limits_what_is_explained_but_not_what_is_judged(folder: Path, model: Model, tmp_path: Path) -> None:
     plan = dataclasses.replace(
         PLAN, methods=("grad-cam",), options={}, metrics=(), selection=Selection("least-confident"), limit=2

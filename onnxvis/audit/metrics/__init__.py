@@ -70,6 +70,7 @@ def measure(
     samples: int = 40,
     score: str = "probability",
     baseline: str | None = None,
+    engine: str = "auto",
     progress: Progress | None = None,
 ) -> list[dict[str, Measured]]:
     """Measure explanations of a model.
@@ -89,6 +90,8 @@ def measure(
         samples: random sets of each size for sensitivity-n.
         score: "probability" (as in the papers; the logit where the output has none) or "logit".
         baseline: "zero", "mean" or "blur" for every metric; ``None`` takes each paper's own.
+        engine: of infidelity's patches, as for occlusion: "auto" takes the faster one by measured time, so that the
+            last bits may differ from run to run; "plain" gives the same ones.
         progress: called with (stage, done, total).
 
     Returns:
@@ -97,7 +100,7 @@ def measure(
     Raises:
         UsageError: an unknown metric, a setting that is not valid, or masks that do not fit.
     """
-    settings = Settings(batch_size, seed, steps, samples, score, baseline, progress or silent)
+    settings = Settings(batch_size, seed, steps, samples, score, baseline, progress or silent, engine)
     if masks is not None and len(masks) != len(explanations):
         raise UsageError(f"{len(masks)} masks were given for {len(explanations)} explanations; give one for each.")
     usual = [m.name for m in METRICS if m.quick and (masks is not None or not m.needs_mask)]

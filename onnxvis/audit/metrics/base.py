@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["BASELINES", "Measured", "Metric", "Settings", "Subject"]
 
 BASELINES = ("zero", "mean", "blur")
+ENGINES = ("auto", "plain", "incremental")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +53,14 @@ class Settings:
     score: str = "probability"
     baseline: str | None = None
     progress: Progress = silent
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("steps", 1), ("samples", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} of a metric is at least {least}, not {getattr(self, name)!r}.")
+        if self.engine not in ENGINES:
+            raise UsageError(f"the engine of a metric is one of {', '.join(ENGINES)}, not {self.engine!r}.")
         if self.score not in ("probability", "logit"):
             raise UsageError(f"the score of a metric is 'probability' or 'logit', not {self.score!r}.")
         if self.baseline is not None and self.baseline not in BASELINES:

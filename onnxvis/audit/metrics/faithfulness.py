@@ -120,7 +120,7 @@ def _patches(subject: Subject) -> tuple[np.ndarray, np.ndarray, str]:
     table = Checkpoint(None, "", (len(places), 1))
     found = Drops(
         task, 0, subject.image, lambda w: fill[:, w.y0 : w.y1, w.x0 : w.x1], places,
-        lambda logits: (base - value(logits))[:, None], Settings("auto", "sample", settings.seed), table,
+        lambda logits: (base - value(logits))[:, None], Settings(settings.engine, "sample", settings.seed), table,
     ).run()  # fmt: skip
     sums = np.array([subject.heat[w.y0 : w.y1, w.x0 : w.x1].sum() for w in places])
     note = f"{len(places)} patches of {side[0]} x {side[1]} pixels become {words}; {what}; engine {found.engine}"

@@ -90,6 +90,10 @@ def same_request(model: Model, explanation: Explanation) -> Request:
     method = get_method(explanation.method)
     names = {f.name for f in dataclasses.fields(method.options)} - _CHOSEN_AT_RUN_TIME
     options: dict[str, Any] = {k: v for k, v in explanation.parameters.items() if k in names}
+    if explanation.parameters.get("engine") == "plain" and "engine" in {
+        f.name for f in dataclasses.fields(method.options)
+    }:
+        options["engine"] = "plain"
     lost = [name for name, value in options.items() if isinstance(value, str) and value == "array"]
     if lost:
         raise UsageError(f"the option {lost[0]!r} was an array, which an explanation does not keep")
