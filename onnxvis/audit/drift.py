@@ -191,5 +191,6 @@ def _about(model: Model) -> dict[str, Any]:
         "preprocessing": spec.to_dict() if spec else None,
         "preprocessing_summary": spec.summary() if spec else "none: arrays used as they are",
         "preprocessing_source": spec.source if spec else "",
+        "explained": model.logits.tensor,
         "layer": model.head.cam_layer,
     }

@@ -216,6 +216,7 @@ def _sides(comparison: Comparison) -> list[tuple[str, str, str]]:
         pair("Precision", "precision"),
         pair("Input", "inputs"),
         pair("Preprocessing", "preprocessing_summary"),
+        pair("Compared output", "explained"),
         pair("Layer of maps", "layer"),
         pair("Provider", "provider"),
         pair("onnxruntime", "onnxruntime"),

@@ -114,9 +114,10 @@ def _manifests(folder: Path, audit: Mapping[str, Any]) -> Iterator[Difference]:
             stated = {name: one[name] for name in (*_SHARED, *manifest["map"]) if name in one}
             stated |= {"prediction": entry["prediction"], "geometry": entry["geometry"], "verified": one["verified"]}
             stated |= {"picture": {"sha256": entry["sha256"], "name": entry["name"]}}
-            stated |= {"method": one["method"], "layer": one["layer"]}
+            stated |= {"method": one["method"], "layer": one["layer"], "version": audit["settings"]["onnxvis"]}
             parity, layer = manifest["parity"], manifest["layer"]
             there = {**manifest, **manifest["map"], "verified": parity is None or parity["passed"]}
+            there |= {"version": manifest["provenance"]["versions"]["onnxvis"]}
             there |= {"target": {"number": one["target"]["number"], **manifest["target"]}}
             names = list(differing(stated, {**there, "layer": layer["tensor"] if layer else None}))
             if names:

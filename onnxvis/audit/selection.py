@@ -124,7 +124,7 @@ def find_items(given: Sequence[str], labels: Labels, classes: int | None, leave_
         given: picture files, folders, label files, archives, tables, URLs.
         labels: the model's class names.
         classes: how many classes the model has; ``None`` for a dense output, whose pictures have no class.
-        leave_out: a folder whose pictures are results: those of a report that lies among the pictures.
+        leave_out: the folder of a report, which may lie among the pictures: those of its maps are results.
 
     Raises:
         UsageError: a label file that cannot be read, or a label that no class has.
@@ -184,9 +184,9 @@ def _from_folder(
     folder: Path, labels: Labels, classes: int | None, leave_out: str | Path | None
 ) -> tuple[list[Item], str]:
     paths = picture_files([str(folder)])
-    if leave_out is not None and Path(leave_out).resolve().is_relative_to(folder.resolve()):
-        results = Path(leave_out).resolve()
-        paths = [p for p in paths if not Path(p).resolve().is_relative_to(results)] or paths
+    results = None if leave_out is None else (Path(leave_out) / "maps").resolve()
+    if results is not None and results.is_relative_to(folder.resolve()):
+        paths = [p for p in paths if not Path(p).resolve().is_relative_to(results)]
     if classes is None:
         return [Item(p) for p in paths], "none: the output is dense, and a folder's name is no answer to it"
     names = {p: Path(p).relative_to(folder).parts[0] for p in paths if len(Path(p).relative_to(folder).parts) > 1}

@@ -106,6 +106,9 @@ def layer_patches(
     else:
         found.notes += _field_notes(model, layer)
     found.notes += bound_notes(model, layer)
+    kept = places.values.shape[1]
+    if options.per_unit > kept and len(store.pictures()) > kept:
+        found.notes.append(f"the store keeps {kept} places of a unit, so there are not {options.per_unit} (--top-k)")
     projector = _projector(model, layer, options)
     for number, unit in enumerate(units):
         progress(f"patches of {layer}", number, len(units))

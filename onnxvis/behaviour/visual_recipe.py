@@ -15,11 +15,12 @@ __all__ = ["PARAMETRIZATIONS", "RECIPES", "Recipe", "recipe"]
 PARAMETRIZATIONS = ("fourier", "pixel")
 
 
-def _setting(default: Any, text: str, least: float = 0.0) -> Any:
-    return field(default=default, metadata={"help": text, "least": least})
+def _setting(default: Any, text: str, least: float = 0.0, most: float = math.inf) -> Any:
+    return field(default=default, metadata={"help": text, "least": least, "most": most})
 
 
-def _check(name: str, value: Any, default: Any, least: float) -> None:
+def _check(name: str, value: Any, default: Any, limits: Mapping[str, Any]) -> None:
+    least, most = limits["least"], limits["most"]
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise UsageError(f"{name} is true or false, not {value!r}.")
@@ -28,6 +29,8 @@ def _check(name: str, value: Any, default: Any, least: float) -> None:
     kinds = int if whole else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value < least:
         raise UsageError(f"{name} is a {'whole ' if whole else ''}number of at least {least:g}, not {value!r}.")
+    if value > most:
+        raise UsageError(f"{name} is at most {most:g}, not {value!r}: {limits['help']}.")
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,10 @@ class Recipe:
     decay: float = _setting(1.3, "fourier: amplitudes fall with frequency to this power")
     decorrelate: bool = _setting(True, "fourier: climb along the color directions of photographs")
     start_noise: float = _setting(0.1, "standard deviation of the coefficients (pixel: of the picture) at the start")
-    jitter: float = _setting(0.07, "views are shifted by up to this part of the shorter side of the input")
+    jitter: float = _setting(0.07, "views are shifted by up to this part of the shorter side of the input", most=1.0)
     rotate: float = _setting(8.0, "views are turned by up to this many degrees")
-    zoom_out: float = _setting(0.9, "smallest zoom of a view", 0.05)
-    zoom_in: float = _setting(1.15, "largest zoom of a view", 0.05)
+    zoom_out: float = _setting(0.9, "smallest zoom of a view", 0.05, 10.0)
+    zoom_in: float = _setting(1.15, "largest zoom of a view", 0.05, 10.0)
     color_jitter: float = _setting(0.1, "spread of each view's factor and shift of the colors")
     noise: float = _setting(0.1, "standard deviation of the noise on each view, falling to 0 at the end")
     views: int = _setting(1, "views of each picture in a step", 1)
@@ -66,7 +69,7 @@ class Recipe:
             raise UsageError(f"a parametrization is {' or '.join(PARAMETRIZATIONS)}, not {self.parametrization!r}.")
         for spec in dataclasses.fields(self):
             if "least" in spec.metadata:
-                _check(spec.name, getattr(self, spec.name), spec.default, spec.metadata["least"])
+                _check(spec.name, getattr(self, spec.name), spec.default, spec.metadata)
         if self.zoom_out > self.zoom_in:
             raise UsageError(f"zoom_out ({self.zoom_out:g}) is above zoom_in ({self.zoom_in:g}).")
 

@@ -36,7 +36,7 @@ OUTPUT_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 0.1
 _GOOD = 0.03
 _JITTER = 0.02
-_PARTS = (1e-3, 3e-3, 3e-4, 1e-2, 3e-2)  # change of the score along the gradient, relative to its magnitude
+_PARTS = (1e-3, 3e-3, 3e-4, 1e-4, 1e-2, 3e-5, 3e-2)  # change of the score along the gradient, relative to its magnitude
 _MOVES = (3e-4, 1e-4, 1e-3, 3e-5, 3e-3)  # length of a step, relative to the input's
 
 

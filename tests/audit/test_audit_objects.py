@@ -189,12 +189,13 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
         dataclasses.replace(PLAN, **wrong)
 
 
-def test_a_report_among_its_pictures_is_continued(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["report", "."])
+def test_a_report_among_its_pictures_is_continued(root: Path, tmp_path: Path, place: str) -> None:
     """Its own pictures are no pictures to audit, and its name is no class that its pictures could have."""
     folder = labelled_pictures(tmp_path / "pictures", each=1)
     plan = dataclasses.replace(PLAN, methods=("grad-cam",), metrics=(), options={})
-    first = audit(small_model(root), [str(folder)], folder / "report", plan)
-    again = audit(small_model(root), [str(folder)], folder / "report", plan)
+    first = audit(small_model(root), [str(folder)], folder / place, plan)
+    again = audit(small_model(root), [str(folder)], folder / place, plan)
     assert [e["path"] for e in again.data["entries"]] == [e["path"] for e in first.data["entries"]]
     assert again.data["pictures"] == first.data["pictures"]
     assert again.data["accuracy"]["labelled"] == 2

@@ -101,7 +101,12 @@ def test_a_changed_page_is_found_but_not_another_packing(copy: Path) -> None:
 
 def test_another_version_words_its_page_in_another_way(copy: Path) -> None:
     edit(copy / "audit.json", lambda d: d["settings"].update(onnxvis="0.0.1"))
-    assert replay(copy, sample=1).report == ()
+    assert 'version ("0.0.1" stated' in texts(replay(copy, sample=1))
+    for path in copy.rglob("manifest.json"):
+        edit(path, lambda m: m["provenance"]["versions"].update(onnxvis="0.0.1"))
+    found = replay(copy, sample=1)
+    assert found.report == ()
+    assert "onnxvis 0.0.1 then" in " ".join(d.text for d in found.results[0].differences)
 
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc", "maps/../../x", "", 3, None, "..\\..\\x"])

@@ -266,3 +266,11 @@ def test_a_layer_without_places_has_patches_but_no_masks(room: Any, tmp_path: Pa
     assert drawing.masks == []
     assert len(drawing.projections) == 2
     assert any("no masks" in note for note in found.notes)
+
+
+def test_places_that_the_store_did_not_keep_are_said(room: Any) -> None:
+    for wanted, said in ((5, False), (6, True)):
+        options = PatchOptions(units="0", per_unit=wanted, projection="none")
+        found = layer_patches(room.store, room.model, LAYERS[0], options)
+        assert len(found.units[0].unit.patches) == 5
+        assert any("keeps 5 places" in note for note in found.notes) == said

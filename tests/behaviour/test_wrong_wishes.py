@@ -15,6 +15,7 @@ from support.stores import small_model
 from onnxvis.behaviour.activations import activations
 from onnxvis.behaviour.gan import open_generator
 from onnxvis.behaviour.projection import project
+from onnxvis.behaviour.visual_recipe import recipe
 from onnxvis.cli.console import run
 from onnxvis.errors import LayerError, ModelError, UsageError
 
@@ -80,3 +81,21 @@ def test_a_unit_that_the_layer_lacks(tmp_path: Path) -> None:
     for units in ([0, 99], [-1]):
         with pytest.raises(LayerError, match="has no unit"):
             found.sheet(units=units)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1e-9, 0.9, float("nan")])
+def test_an_accuracy_out_of_range_begins_no_store(tmp_path: Path, accuracy: float) -> None:
+    pytest.importorskip("lance", reason="stores need the 'index' extra")
+    from onnxvis.behaviour.index.run import IndexOptions, index
+
+    model = small_model(tmp_path)
+    Image.new("RGB", (32, 24), (9, 90, 200)).save(tmp_path / "p.png")
+    with pytest.raises(UsageError, match="relative error"):
+        index(model, [str(tmp_path / "p.png")], tmp_path / "store", IndexOptions(accuracy=accuracy))
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("jitter", 16), ("zoom_in", 1e9), ("zoom_out", 11.0)])
+def test_views_that_show_nothing_of_the_picture(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{name} is at most 1.* view"):  # jitter is a part, not a number of pixels
+        recipe("legible", **{name: value})

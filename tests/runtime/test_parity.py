@@ -122,6 +122,20 @@ def test_not_a_number_never_passes() -> None:
     assert check_gradient(lambda p: p.sum((1, 2)), np.ones((2, 2)), np.zeros((2, 2)), 1.0, "x") is None
 
 
+def test_a_right_gradient_passes_where_the_score_bends_early() -> None:
+    """As in nets whose answer hardly depends on the picture: a step of any usual size leaves the straight part."""
+    rng = np.random.default_rng(1)
+    point, way = rng.normal(size=(6, 7)), rng.normal(size=(6, 7))
+    way /= np.linalg.norm(way)
+    least = 3e-4
+
+    def score(points: np.ndarray) -> np.ndarray:
+        return np.asarray(1 + least * np.tanh(1e-3 * ((points - point) * way).sum((1, 2))))
+
+    assert check_gradient(score, point, 1e-3 * least * way, 1.0, "x").error < 0.04
+    assert check_gradient(score, point, 1.3e-3 * least * way, 1.0, "x").error > 0.2
+
+
 def test_the_check_measures_the_error() -> None:
     rng = np.random.default_rng(0)
     weights, point = rng.normal(size=(6, 7)), rng.normal(size=(6, 7))

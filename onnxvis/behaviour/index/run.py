@@ -27,6 +27,7 @@ from onnxvis.behaviour.index.shard import IndexSpec, Partial, ReadPicture, Shard
 from onnxvis.behaviour.index.store import Store
 from onnxvis.behaviour.index.tally_files import TallyFolder
 from onnxvis.errors import PictureError, UsageError
+from onnxvis.kernels.sketch import mantissa_bits
 from onnxvis.prediction import settle_batches
 from onnxvis.progress import Progress, report_failed, silent
 from onnxvis.reading import ListedPicture, list_pictures, prepare_ahead
@@ -199,6 +200,7 @@ def _check(options: IndexOptions, out: str) -> None:
         raise UsageError(f"the part of activations that a mask keeps lies between 0 and 1, not {options.top}.")
     if not options.layers:
         raise UsageError('no layer was given; "auto" chooses one.')
+    mantissa_bits(options.accuracy)  # refused here, before a store is begun that could not go on
 
 
 def _spec(model: Model, options: IndexOptions, pictures: int) -> IndexSpec:

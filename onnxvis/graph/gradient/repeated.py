@@ -120,7 +120,8 @@ def score_cam(tape: Tape, net: Network, seed: ClassSeed, layer: str, places: Pla
         activation = activation.op("Transpose", perm=[*rest, places.channel, *places.spatial])
     nothing = activation.op("Gather", tape.integers(0), axis=1) * 0.0
     maps = tape.op("Concat", activation, nothing, axis=1)
-    picture = tape.tensor(net.image).cast(TensorProto.FLOAT)
+    # Read outside: in a float16 file the picture is brought to the dialect's type there, not in a body.
+    picture = tape.tensor(net.image).cast(TensorProto.FLOAT).op("Identity")
     with tape.inside() as nodes:
         step = _declared(tape, f"{_PREFIX}step", int(TensorProto.INT64))
         large = enlarged(tape, maps.op("Gather", step, axis=1), net.image, rows).op("Unsqueeze", tape.integers(1))
