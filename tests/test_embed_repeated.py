@@ -151,6 +151,18 @@ def test_a_quantized_file_keeps_its_bits_on_request(form: Any) -> None:
         assert np.isfinite(after["explanation"]).all()
 
 
+def test_score_cam_in_a_file_that_takes_float16() -> None:
+    from support.formats import convnet, half
+
+    model = onnxvis.load(half(convnet(), keep_io_types=False))
+    x = noise(*model.example_shape()).astype(np.float16)
+    assert model.image_input.dtype == "float16"
+    found = run(embed(model, "score-cam").proto, **{model.image_input.name: x}, class_index=classes(1))
+    wanted = onnxvis.explain(model, x.astype(np.float32), method="score-cam", target=1).layer_map
+    assert wanted is not None
+    np.testing.assert_allclose(found["explanation"][0], wanted, atol=2e-2 * float(np.abs(wanted).max()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("exporter", ["dynamo", "legacy"])
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])

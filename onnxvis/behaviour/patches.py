@@ -128,9 +128,18 @@ def seen_box(field: TensorField | None, row: int, col: int, input_size: tuple[in
         row: of the place.
         col: of the place.
         input_size: ``(height, width)`` of the input.
+
+    Raises:
+        UsageError: the layer has no such place at the model's usual input size.
     """
-    if field is None or field.spatial_axes is None:
+    if field is None or field.rows is None or field.cols is None:
         return 0, 0, input_size[1], input_size[0]
+    rows, cols = len(field.rows.support), len(field.cols.support)
+    if row >= rows or col >= cols:
+        raise UsageError(
+            f"the store has a place at row {row}, column {col}, and the layer has {rows} x {cols} places at the usual "
+            f"size; a picture went in at {input_size[0]} x {input_size[1]} pixels. Index with one size (--size)."
+        )
     return field.box(row, col, clip=False)
 
 

@@ -195,17 +195,19 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _command(ctx: typer.Context) -> str:
-    """The command line that gives these options, whatever way they were given."""
+    """The command line that gives these options, whatever way they were given; without credentials in URLs."""
+    from onnxvis.locations import redacted
+
     words = ["onnxvis", ctx.command.name or ""]
     for parameter in ctx.command.params:
         if parameter.name in _NO_MATTER:
             continue
         given: Any = ctx.params.get(parameter.name or "")
         if parameter.param_type_name == "argument":
-            words += [str(v) for v in given] if isinstance(given, list | tuple) else [str(given)]
+            words += [redacted(str(v)) for v in (given if isinstance(given, list | tuple) else [given])]
         elif given is True and parameter.default is not True:
             words.append(parameter.opts[0])
         elif given not in (None, False, (), []) and (given != parameter.default or parameter.name == "out"):
             for value in given if isinstance(given, list | tuple) else [given]:
-                words += [parameter.opts[0], str(value)]
+                words += [parameter.opts[0], redacted(str(value))]
     return shlex.join(words)

@@ -17,6 +17,7 @@ from onnxvis.audit.objects import read_objects
 from onnxvis.audit.report import AuditResult, audit
 from onnxvis.audit.report_outline import outline_of_boxes, outline_of_mask
 from onnxvis.audit.report_words import LEAST_PICTURES, findings
+from onnxvis.cli import audit as command_module
 from onnxvis.cli import main
 from onnxvis.errors import OutputError, PictureError, ResultExistsError, UsageError
 from onnxvis.explaining import explain
@@ -199,6 +200,19 @@ def test_a_report_among_its_pictures_is_continued(root: Path, tmp_path: Path, pl
     assert [e["path"] for e in again.data["entries"]] == [e["path"] for e in first.data["entries"]]
     assert again.data["pictures"] == first.data["pictures"]
     assert again.data["accuracy"]["labelled"] == 2
+
+
+def test_the_stated_command_holds_no_credentials(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_model(root)
+    jobs: list[Any] = []
+    monkeypatch.setattr(command_module, "run_audit", lambda job: jobs.append(job) or 0)
+    place = "https://me:password@example.org/a.png?X-Amz-Signature=0123456789"
+    assert main(["audit", str(root / "model.onnx"), place, str(root / "pictures"), "--preprocessing", "unit"]) == 0
+    assert jobs[0].images[0] == place
+    assert "password" not in jobs[0].command
+    assert "0123456789" not in jobs[0].command
+    assert "example.org/a.png" in jobs[0].command
+    assert str(root / "pictures") in jobs[0].command
 
 
 def test_an_empty_name_is_not_the_present_folder(root: Path, tmp_path: Path) -> None:

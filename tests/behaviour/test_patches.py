@@ -75,8 +75,9 @@ def test_any_box_shows_what_lies_in_it(size: tuple[int, int], at: list[Any], sid
     content = (margin, margin, margin + width, margin + height)
     geometry = Geometry((width, height), (width + 2 * margin, height + 2 * margin), (1.0, 1.0), (margin, margin))
     prepared = SimpleNamespace(geometry=geometry, display=lambda: display)
+    axis = SimpleNamespace(support=range(9))
     field = SimpleNamespace(
-        spatial_axes=(2, 3), box=lambda r, c, clip: (3 * c - side, 3 * r - side, 3 * c + side, 3 * r + side)
+        rows=axis, cols=axis, box=lambda r, c, clip: (3 * c - side, 3 * r - side, 3 * c + side, 3 * r + side)
     )
     pictures: Any = SimpleNamespace(prepared=lambda i: prepared, name=lambda i: "p", row=lambda i: MadeUpRow(i))
     rows, cols = (np.array([[p[k] for p in at]]) for k in (0, 1))
@@ -93,6 +94,13 @@ def test_any_box_shows_what_lies_in_it(size: tuple[int, int], at: list[Any], sid
         x, y = patch.center
         assert (x + patch.shown[0], y + patch.shown[1]) == (3 * col, 3 * row)
     assert len({p.pixels.shape for p in cut.patches}) == 1
+
+
+def test_a_place_beyond_the_usual_size_is_named(room: Any) -> None:
+    field = layer_field(room.model, LAYERS[0])
+    assert field is not None
+    with pytest.raises(UsageError, match=r"row 12, column 3, .* 12 x 16 places .* 40 x 60 pixels.*--size"):
+        seen_box(field, 12, 3, (40, 60))
 
 
 def test_a_layer_without_places_shows_the_whole_input() -> None:
