@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from support.formats import convnet
@@ -102,3 +103,29 @@ def test_labels_that_do_not_fit_the_classes_are_remarked(
     (tmp_path / "m.onnx").write_bytes(convnet(size=16).SerializeToString())
     assert main(["inspect", str(tmp_path / "m.onnx"), "--layers", "1"]) == 0
     assert f"the labels name {classes + 2} classes and the model has {classes};" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("occlusion", "score", np.zeros(3)),
+        ("score-cam", "mask", ["input"]),
+        ("integrated-gradients", "quadrature", None),
+        ("integrated-gradients", "steps", 10**12),
+        ("rise", "cells", 10**12),
+    ],
+)
+def test_an_option_of_the_wrong_kind_or_size_is_named(
+    model: onnxvis.Model, method: str, option: str, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=f"{method} {option} is "):
+        onnxvis.explain(model, PICTURE, method=method, **{option: value})
+
+
+def test_a_network_of_tables_is_refused_in_words() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] row) => (float[N, 2] scores)
+        <float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}> { scores = MatMul(row, w) }"""
+    )
+    with pytest.raises(ModelError, match="is no picture"):
+        onnxvis.explain(onnxvis.load(model, preprocessing="unit"), PICTURE)

@@ -36,6 +36,6 @@ def a_flag(method: str, name: str, value: Any) -> None:
 
 def one_of(method: str, name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise :class:`UsageError` unless the value is one of the words."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         hint = did_you_mean(str(value), choices)
         raise UsageError(f"{method} {name} is one of {', '.join(choices)}, not {value!r}.{hint}")

@@ -43,7 +43,8 @@ class IntegratedGradientsOptions:
 
     def __post_init__(self) -> None:
         one_of("integrated-gradients", "quadrature", self.quadrature, QUADRATURES)
-        a_whole_number("integrated-gradients", "steps", self.steps, 2 if self.quadrature == "trapezoid" else 1)
+        least, most = (2, 1_000_000) if self.quadrature == "trapezoid" else (1, 2_000)
+        a_whole_number("integrated-gradients", "steps", self.steps, least, most)
 
 
 def quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:

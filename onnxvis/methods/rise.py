@@ -69,7 +69,7 @@ class RiseOptions:
 
     def __post_init__(self) -> None:
         a_whole_number("rise", "masks", self.masks, 2)
-        a_whole_number("rise", "cells", self.cells, 1)
+        a_whole_number("rise", "cells", self.cells, 1, 1_024)
         a_number("rise", "keep", self.keep, 0)
         if self.keep >= 1:
             raise UsageError(f"rise keep is a probability between 0 and 1, not {self.keep!r}.")

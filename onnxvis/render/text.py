@@ -116,7 +116,7 @@ def line_height(size: int) -> int:
 
 
 def elide(text: str, size: int, width: float) -> str:
-    """The text, or its beginning with an ellipsis, so that it fits the width in pixels."""
+    """The text, or its beginning with an ellipsis, so that it fits the width in pixels; "" where nothing does."""
     text = clean(text)
     if text_width(text, size) <= width:
         return text
@@ -127,7 +127,8 @@ def elide(text: str, size: int, width: float) -> str:
             low = middle
         else:
             high = middle - 1
-    return text[:low].rstrip() + "\N{HORIZONTAL ELLIPSIS}" if low else ""
+    short = text[:low].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return short if text_width(short, size) <= width else ""
 
 
 def wrap(text: str, size: int, width: float, most: int = 3) -> list[str]:

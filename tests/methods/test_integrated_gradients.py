@@ -111,8 +111,8 @@ def test_baselines():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps is a whole number of at least 1"),
-        ({"steps": 1, "quadrature": "trapezoid"}, "at least 2"),
+        ({"steps": 0}, "steps is a whole number from 1 to 2000"),
+        ({"steps": 1, "quadrature": "trapezoid"}, "from 2"),
         ({"quadrature": "gauss"}, "gauss-legendre"),
         ({"baseline": "black"}, "a number, 'mean', 'blur' or an array"),
         ({"baseline": np.zeros((3, 5, 5))}, "does not fit"),

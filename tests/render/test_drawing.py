@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -309,6 +309,7 @@ def test_hostile_text_becomes_one_drawable_line():
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=300), width=st.integers(30, 600), most=st.integers(1, 4))
+@example(text="00\u064100", width=30, most=2)
 def test_wrapped_lines_fit(text, width, most):
     lines = wrap(text, 15, width, most)
     assert len(lines) <= most

@@ -153,6 +153,11 @@ def _image_input(index: GraphIndex, name: str | None) -> str:
 
 
 def _start(name: str, shape: tuple[int, ...], layout: str | None) -> State:
+    if len(shape) < 3:
+        raise ModelError(
+            f"input {name!r} of shape {shape} is no picture: a picture has rows, columns and channels, (N, C, H, W) or "
+            "(N, H, W, C). onnxvis explains networks that look at pictures, not tables or text."
+        )
     letters = (layout or guess_layout(shape)).upper()
     if len(letters) == len(shape) + 1:
         letters = letters.removeprefix("N")
