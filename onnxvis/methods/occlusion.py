@@ -60,7 +60,11 @@ class OcclusionOptions:
         "picture blurred), 'local-mean' (the mean of the pixels around the window), or in Python an array (C, H, W)",
     )
     score: str = option("logit", "what drops: 'logit' or 'probability'")
-    engine: str = option("auto", "'auto' (the faster), 'plain' (whole pictures) or 'incremental' (only what changes)")
+    engine: str = option(
+        "auto",
+        "'auto' (the faster, as measured), 'plain' (whole pictures; the same bits from run to run) or 'incremental' (only "
+        "what changes)",
+    )
     exact_check: str = option(
         "sample", "incremental positions recomputed in full: 'sample' (2 to 8, by the seed), 'all' or 'none'"
     )

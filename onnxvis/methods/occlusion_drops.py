@@ -114,7 +114,7 @@ class Drops:
     ) -> None:
         self._task, self._row, self._places = task, row, places
         self._cover, self._values, self._settings, self._table = cover, values, settings, table
-        self._plain = Plain(task, image, cover, places, settings.lowered)
+        self._plain = Plain(task, image, cover, places, settings.lowered, fixed=settings.engine == "plain")
         self._precise = Plain(task, image, cover, places) if settings.lowered is not None else None
         self._tolerance = TOLERANCE if settings.lowered is None else _LOOSE
         self._earlier = earlier

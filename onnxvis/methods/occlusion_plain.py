@@ -76,6 +76,8 @@ class Plain:
         places: all windows.
         lowered: runs the network in bfloat16, where that was asked for.
         inside: make batches inside the graph; by default on CUDA only.
+        fixed: keep to the task's batch size, so that the answer has the same bits from run to run; else a smaller
+            one is tried where the work is long.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Plain:
         places: Sequence[Window],
         lowered: Bfloat16 | None = None,
         inside: bool | None = None,
+        fixed: bool = False,
     ) -> None:
+        self._fixed = fixed
         self._task, self._places, self._cover, self._lowered = task, places, cover, lowered
         self._image, self.note = image, ""
         self._inside: OccludedSession | None = None
@@ -99,6 +103,9 @@ class Plain:
         """Batches of positions and their logits ``(n, ...)``."""
         if self._inside is not None:
             yield from self._inside_graph(self._inside, positions)
+            return
+        if self._fixed:
+            yield from self._run(positions, self._task.batch_size)
             return
         largest, known = self._task.batch_size, _sizes.setdefault(self._task.model.engine, {})
         key = (self._task.x.shape[1:], largest, self._lowered is None)
