@@ -358,9 +358,14 @@ def _in_folder(location: str, endings: frozenset[str]) -> Iterator[tuple[str, st
         folders.sort()  # walked in this order
         own = None if folder.strip("/") == root.strip("/") else PurePosixPath(folder).name
         for name in sorted(names):
-            if PurePosixPath(name).suffix.lower() in endings:
+            if _is_picture(PurePosixPath(name), endings):
                 path = f"{folder.rstrip('/')}/{name}"
                 yield (head + path if head else files.unstrip_protocol(path)), own
+
+
+def _is_picture(path: PurePosixPath, endings: frozenset[str]) -> bool:
+    """By its ending; the twins named ``._x.jpg`` that macOS packs along hold no picture."""
+    return path.suffix.lower() in endings and not path.name.startswith("._")
 
 
 def _in_archive(location: str, endings: frozenset[str]) -> Iterator[tuple[str, str | None]]:
@@ -370,7 +375,7 @@ def _in_archive(location: str, endings: frozenset[str]) -> Iterator[tuple[str, s
     known = frozenset(names)
     for name in names:
         path = PurePosixPath(name)
-        if path.suffix.lower() in endings:
+        if _is_picture(path, endings):
             beside = str(path.with_suffix(".cls"))
             if beside in known:
                 label: str | None = archive.read(beside, 1000).decode("utf-8", "replace").strip()

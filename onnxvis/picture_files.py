@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxvis.errors import PictureError
 from onnxvis.locations import is_container, is_location, list_location, redacted
 
-__all__ = ["PICTURE_ENDINGS", "picture_files"]
+__all__ = ["PICTURE_ENDINGS", "is_picture_file", "picture_files"]
 
 _ENDINGS = "avif bmp gif heic heif jfif jp2 jpeg jpg pbm pgm png pnm ppm tif tiff webp"
 PICTURE_ENDINGS = frozenset(f".{ending}" for ending in _ENDINGS.split())
@@ -36,7 +36,7 @@ def picture_files(given: Sequence[str]) -> list[str]:
             continue
         path = Path(name)
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if _is_picture(p))
+            inside = sorted(str(p) for p in path.rglob("*") if is_picture_file(p))
             if not inside:
                 raise PictureError(f"the folder {path} holds no pictures ({', '.join(sorted(PICTURE_ENDINGS))}).")
             found += inside
@@ -45,6 +45,6 @@ def picture_files(given: Sequence[str]) -> list[str]:
     return found
 
 
-def _is_picture(path: Path) -> bool:
-    """By its ending; the twins named ``._x.jpg`` that macOS leaves on foreign disks hold no picture."""
+def is_picture_file(path: Path) -> bool:
+    """A picture by its ending; the twins named ``._x.jpg`` that macOS leaves on foreign disks hold none."""
     return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith("._") and path.is_file()

@@ -22,7 +22,7 @@ import numpy as np
 
 from onnxvis.errors import UsageError
 from onnxvis.locations import inner_path, is_location
-from onnxvis.picture_files import PICTURE_ENDINGS
+from onnxvis.picture_files import PICTURE_ENDINGS, is_picture_file
 
 __all__ = ["NOWHERE", "Objects", "Place", "read_objects"]
 
@@ -181,7 +181,7 @@ def _parts(path: str) -> Key:
 
 def _from_folder(folder: Path) -> dict[Key, Place]:
     found: dict[Key, Place] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if is_picture_file(p)):
         key = _bare(_parts(path.relative_to(folder).as_posix()))
         if key in found:
             raise UsageError(f"{folder} holds two masks called {'/'.join(key)!r}: keep one.")

@@ -62,8 +62,8 @@ class OcclusionOptions:
     score: str = option("logit", "what drops: 'logit' or 'probability'")
     engine: str = option(
         "auto",
-        "'auto' (the faster, as measured), 'plain' (whole pictures; the same bits from run to run) or 'incremental' (only "
-        "what changes)",
+        "'auto' (the faster, as measured), 'plain' (whole pictures; the same bits from run to run) or 'incremental' "
+        "(only what changes)",
     )
     exact_check: str = option(
         "sample", "incremental positions recomputed in full: 'sample' (2 to 8, by the seed), 'all' or 'none'"

@@ -56,7 +56,7 @@ def shows(location: str, seed: int) -> bool:
 def test_a_zip_archive(tmp_path: Path) -> None:
     path = str(tmp_path / "a.zip")
     with zipfile.ZipFile(path, "w") as archive:
-        for name, data in (("cat/x.png", png(1)), ("y.png", png(2)), ("read.me", b"x")):
+        for name, data in (("cat/x.png", png(1)), ("y.png", png(2)), ("read.me", b"x"), ("__MACOSX/._y.png", b"")):
             archive.writestr(name, data)
     assert listed(path) == [(f"zip://cat/x.png::{path}", "cat"), (f"zip://y.png::{path}", None)]
     assert shows(f"zip://cat/x.png::{path}", 1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxvis.errors import UsageError
-from onnxvis.picture_files import PICTURE_ENDINGS
+from onnxvis.picture_files import is_picture_file
 
 if TYPE_CHECKING:
     from onnxvis.picture import PictureSource
@@ -122,7 +122,7 @@ def _from_folder(folder: Path) -> Samples:
     pictures: list[PictureSource] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file())
+        files = sorted(p for p in (folder / name).rglob("*") if is_picture_file(p))
         pictures += [str(p) for p in files]
         labels += [index] * len(files)
     return samples_of(pictures, np.array(labels, np.int64), classes, str(folder))
