@@ -179,6 +179,8 @@ def test_command_line(tmp_path, capsys):
         (["-m", "gradcam"], "grad-cam"),
         (["--providers", "cpu,gpuu"], "unknown execution provider"),
         (["-m", "cam", "--json", "/proc/no/bench.json", "--repeat", "1", "--batch-sizes", "1"], "cannot write"),
+        (["-m", "cam", "--plot", "bench.txt"], "ends in .png"),
+        (["-m", "cam", "--json", "."], "is a folder"),
     ],
 )
 def test_command_line_refuses(tmp_path, capsys, arguments, message):

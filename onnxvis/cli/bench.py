@@ -13,6 +13,7 @@ from rich.table import Table
 from onnxvis.bench import FORWARD, BenchReport, BenchRow, Subject, bench
 from onnxvis.cli.console import out, progress_bar, visible
 from onnxvis.cli.options import open_model
+from onnxvis.cli.results import can_be_written
 from onnxvis.errors import UsageError
 from onnxvis.files import write_file
 
@@ -46,6 +47,7 @@ def run_bench(job: BenchJob) -> int:
     names = [name.strip() for name in job.methods.split(",") if name.strip()]
     methods = list(method_names()) if "all" in names else names
     sizes = _sizes(job.batch_sizes)
+    _writable(job)
     models = _models(job)
     with progress_bar() as progress:
         report = bench(models, methods, sizes, job.repeat, job.options, progress)
@@ -157,6 +159,18 @@ def _picture(report: BenchReport) -> bytes:
     notes.append(", ".join(f"{name} {version}" for name, version in report.versions.items()))
     chart = bar_chart(bars, "Time of an explanation", "ms per image", notes)
     return png_bytes(chart, Title="onnxvis bench")
+
+
+def _writable(job: BenchJob) -> None:
+    """Refuse files that cannot be written before anything is timed."""
+    if job.plot is not None and job.plot.suffix.lower() != ".png":
+        raise UsageError(f"--plot writes a PNG: give a name that ends in .png, not {str(job.plot)!r}.")
+    for path, flag in ((job.json, "--json"), (job.plot, "--plot")):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file with {flag}.")
+        can_be_written(path.parent, flag)
 
 
 def _write(path: Path, data: bytes) -> None:
